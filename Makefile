@@ -1,0 +1,40 @@
+# Every target sets up the environment that it needs. Nothing but Python 3.11 or newer and make is assumed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SEED ?= 0
+
+# The build of JAX for the accelerator of this machine, if it has one.
+EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
+	elif ls /dev/accel0 /dev/vfio/0 >/dev/null 2>&1; then echo tpu; fi)
+EXTRAS := dev$(if $(EXTRA),$(comma)$(EXTRA))
+comma := ,
+
+.PHONY: demo test test-all lint bench clean
+
+.venv: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlbench needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch .venv
+
+demo: .venv
+	$(BIN)/rlbench -m experiment=demo algo=ppo,grpo,async_grpo task=arithmetic seed=$(SEED)
+
+test: .venv
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv
+	$(BIN)/pytest
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

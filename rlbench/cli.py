@@ -1,0 +1,73 @@
+"""The command `rlbench`: a Hydra application whose errors are one line.
+
+Exit codes: 0, 1 for a run that failed, 2 for a config that cannot run, 130 after Ctrl-C.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from .comparing.table import show_table
+from .help import explain, print_help
+from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
+from .types import ConfigError, Diverged
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+ONE_LINE = (ConfigError, HydraException, OmegaConfBaseException, Diverged, JobFailed)  # a traceback would add nothing
+
+
+def job(config: DictConfig) -> float | None:
+    """One run, in the folder that Hydra chose; returns held-out accuracy, for sweepers that optimise it."""
+    # These import JAX, which the process that only launches jobs can do without.
+    from .experiment import run
+    from .plan import make_plan
+
+    context = HydraConfig.get()
+    alone = context.mode == RunMode.RUN
+    names = {group: context.runtime.choices[group] for group in ("algo", "task")}
+    folder = Path(context.runtime.output_dir)
+    try:
+        summary = run(make_plan(config, names), folder)
+    except ONE_LINE as error:
+        if alone:
+            fail(error)  # here, since Hydra would print a line of its own
+        raise
+    if alone:
+        show_table([folder])
+    return summary["accuracy_after"]
+
+
+def main() -> None:
+    """The entry point."""
+    register()
+    in_full = os.environ.get(FULL_ERROR) == "1"
+    os.environ[FULL_ERROR] = "1"  # lets errors rise to here, where they become one line
+    try:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print_help([word for word in sys.argv[1:] if not word.startswith("-")])
+        else:
+            hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name="config")(job)()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ONE_LINE as error:
+        if in_full:
+            raise
+        fail(error)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the process with one line: exit code 1 where a run failed, 2 where its config was wrong."""
+    print(f"rlbench: {' '.join(explain(error, sys.argv[1:]).split())}", file=sys.stderr)
+    sys.exit(1 if isinstance(error, Diverged | JobFailed) and not isinstance(error, InvalidJob) else 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Devices: the mesh that batches are spread over, the compilation cache, programs compiled ahead of time."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import platformdirs
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from .types import Array
+
+
+def cache_folder(configured: str | None) -> Path:
+    """The folder of everything that may be computed again: as configured, or this system's usual place."""
+    return Path(configured) if configured else Path(platformdirs.user_cache_dir("rlbench"))
+
+
+def keep_compilations(folder: Path) -> None:
+    """Turns on JAX's persistent compilation cache for every program, however small or quick to compile."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class Devices:
+    """The devices of a run, and how arrays and programs get there.
+
+    Batches lie in rows over the mesh axis "data", everything else on every device.
+
+    Args:
+      devices: by default all local ones.
+      observe: told of every call of a program: the bytes that it adds to what is live while it runs.
+    """
+
+    def __init__(
+        self, devices: Sequence[jax.Device] | None = None, observe: Callable[[int], None] = lambda added: None
+    ):
+        self.devices = list(devices or jax.local_devices())
+        self.mesh = jax.make_mesh((len(self.devices),), ("data",), (AxisType.Auto,), devices=self.devices)
+        self.everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        self.observe = observe
+        self._dispatch = threading.Lock()
+
+    def spread(self, tree: Any) -> Any:
+        """Puts arrays [B, ...] on the devices, row by row."""
+        return jax.device_put(tree, self.rows)
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a copy of every array on each device."""
+        return jax.device_put(tree, self.everywhere)
+
+    def chunks(self, tree: Any, count: int) -> Any:
+        """Arrays [B, ...] as [count, B / count, ...], every chunk spread over all devices.
+
+        Chunk i takes every count-th row: rows stay on the device they are on.
+        """
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, "data"))
+
+        def split(x: Array) -> Array:
+            parts = x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1)
+            return jax.lax.with_sharding_constraint(parts, sharding)
+
+        return jax.tree.map(split, tree)
+
+    def run(self, executable: Callable[..., Any], arguments: Sequence[Any], added: int) -> Any:
+        """Dispatches a compiled program.
+
+        Dispatch is serialised: acting and learning share the devices, which have to see programs with
+        collectives in one order. Accelerators run them in that order; CPU devices have no such queue,
+        so there each program is run to its end.
+        """
+        with self._dispatch:
+            self.observe(added)
+            result = executable(*arguments)
+            if len(self.devices) > 1 and self.devices[0].platform == "cpu":
+                jax.block_until_ready(result)
+            return result
+
+
+class Program:
+    """A jitted function that is compiled ahead of time, once for each shape of its arguments.
+
+    Args:
+      function: pure, over pytrees of arrays.
+      donate: positions of arguments whose buffers a call may reuse.
+    """
+
+    def __init__(self, devices: Devices, function: Callable[..., Any], donate: tuple[int, ...] = ()):
+        self.devices = devices
+        self._jitted = jax.jit(function, donate_argnums=donate)
+        self._executables: dict[Any, tuple[Any, int]] = {}
+
+    @property
+    def compilations(self) -> int:
+        """How often the function was compiled so far."""
+        return len(self._executables)
+
+    def __call__(self, *arguments: Any) -> Any:
+        leaves, structure = jax.tree.flatten(arguments)
+        bucket = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        if bucket not in self._executables:
+            executable = self._jitted.lower(*arguments).compile()
+            memory: Any = executable.memory_analysis()
+            added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            self._executables[bucket] = executable, added
+        executable, added = self._executables[bucket]
+        return self.devices.run(executable, arguments, added)

@@ -1,0 +1,113 @@
+"""What `rlbench --help` prints, and what a mistaken command line is told: both read from the YAML files."""
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from .plugins import nearest
+
+CONFIG = "rlbench.conf"
+KEY = re.compile(r"^(?P<indent> *)(?P<name>[\w]+):(?P<value>.*?)(?:\s#\s(?P<comment>[^\"]*))?$")
+
+USAGE = """\
+rlbench runs a reinforcement-learning algorithm on a verifiable task, and keeps the accounts.
+
+  rlbench algo=grpo task=arithmetic seed=3 model.width=64     one run
+  rlbench -m algo=ppo,grpo seed=0,1,2                         a sweep: every combination, a process each
+  rlbench algo=ppo --cfg job                                  the config, composed but not run
+
+Results go to outputs/ or multirun/, one folder a run: metrics.jsonl, summary.json, .hydra/config.yaml.
+"""
+
+
+def print_help(overrides: Sequence[str]) -> None:
+    """Every group with its options and every key with its value, each with what its file says of it."""
+    root = Path(str(files(CONFIG)))
+    with initialize_config_module(CONFIG, version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    choices = {key: value for key, value in config.hydra.runtime.choices.items() if not key.startswith("hydra/")}
+    print(USAGE)
+    print("Groups: choose an option with group=option; * is chosen here.\n")
+    for group in sorted(path.name for path in root.iterdir() if any(path.glob("*.yaml"))):
+        print(f"  {group}")
+        for option in sorted((root / group).glob("*.yaml")):
+            chosen = "*" if option.stem in str(choices.get(group)) else " "
+            print(f"   {chosen} {option.stem:16} {summary_of(option)}")
+    print("\nKeys: set a value with key=value.\n")
+    comments = dict(comments_of(root / "config.yaml", ""))
+    for group, option in choices.items():
+        for name in option if isinstance(option, list) else [option]:
+            folder, _, package = group.partition("@")
+            comments |= comments_of(root / folder / f"{name}.yaml", package or folder)
+    for key, value in leaves(config):
+        print(f"  {key:34} {value:24} {comments.get(key, '')}".rstrip())
+
+
+def summary_of(option: Path) -> str:
+    """The first comment of a YAML file that is not a directive to Hydra."""
+    for line in option.read_text().splitlines():
+        if line.startswith("# ") and not line.startswith("# @"):
+            return line[2:]
+    return ""
+
+
+def comments_of(path: Path, package: str) -> Iterator[tuple[str, str]]:
+    """(full key, comment) of every key of a YAML file that has a comment, those of its parent options included."""
+    text = path.read_text()
+    if declared := re.search(r"^# @package (\S+)", text, re.MULTILINE):
+        package = declared[1]
+    for parent in re.findall(r"^  - (\w+)$", text, re.MULTILINE):
+        if parent != "_self_":
+            yield from comments_of(path.with_name(f"{parent}.yaml"), package)
+    stack = [(-1, package)]
+    for line in text.splitlines():
+        if match := KEY.match(line):
+            depth = len(match["indent"])
+            while stack[-1][0] >= depth:
+                stack.pop()
+            key = ".".join(filter(None, (stack[-1][1], match["name"])))
+            stack.append((depth, key))
+            if match["comment"]:
+                yield key, match["comment"]
+
+
+def leaves(config: DictConfig) -> Iterator[tuple[str, str]]:
+    """(full key, value) of everything that can be set, but for Hydra's own and the names of functions."""
+
+    def walk(node: Any, key: str) -> Iterator[tuple[str, str]]:
+        if isinstance(node, dict) and node:
+            for name, value in node.items():
+                if name not in ("hydra", "_target_"):
+                    yield from walk(value, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, "null" if node is None else repr(node) if str(node) != str(node).strip() else str(node)
+
+    with_hydra = {name: value for name, value in config.items() if name != "hydra"}
+    return walk(OmegaConf.to_container(OmegaConf.create(with_hydra), resolve=True), "")
+
+
+def explain(error: Exception, words: Sequence[str]) -> str:
+    """One line for an error of the configuration: the key, the value, what is allowed."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name}: no such option{nearest(name, error.options)}"
+    if match := re.search(r"Could not override '([^'@]+)'|Key '(\w+)' is not in struct", text):
+        key = match[1] or match[2]
+        value = next((word.partition("=")[2] for word in words if word.lstrip("+~").startswith(f"{key}=")), "")
+        return f"{key}={value}: no such key{nearest(key, known_keys())}"
+    return text
+
+
+def known_keys() -> list[str]:
+    """Every key and group of the shipped config."""
+    with initialize_config_module(CONFIG, version_base="1.3"):
+        config = compose("config", return_hydra_config=True)
+    groups = [key for key in config.hydra.runtime.choices if not key.startswith("hydra/")]
+    return [key for key, _ in leaves(config)] + groups

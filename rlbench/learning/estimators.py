@@ -1,0 +1,92 @@
+"""Estimators of advantage and divergence. They take the Rollouts, so that a row that did not happen never counts."""
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Array, Rollouts
+
+
+def happened(rollouts: Rollouts) -> Array:
+    """bool[B]: rows in which the policy chose a token."""
+    return rollouts.mask.any(axis=-1)
+
+
+def episode_reward(rollouts: Rollouts) -> Array:
+    """Sum of a rollout's rewards, f32[B]."""
+    return jnp.where(rollouts.mask, rollouts.reward, 0.0).sum(axis=-1)
+
+
+def over_tokens(row: Array, rollouts: Rollouts) -> Array:
+    """f32[B] as f32[B, T]: the same number at every token that the policy chose, 0 elsewhere."""
+    return jnp.where(rollouts.mask, row[:, None], 0.0)
+
+
+def group_centred(rollouts: Rollouts) -> tuple[Array, Array]:
+    """Reward less the mean of its group f32[B], and the group's size f32[B] without rows that did not happen.
+
+    Exactly zero where a group's rewards are equal: one member's reward is taken off first, or
+    float32 leaves a remainder of large rewards.
+    """
+    counts = happened(rollouts)
+    groups = len(rollouts.group)
+
+    def total(x: Array) -> Array:
+        return jax.ops.segment_sum(jnp.where(counts, x, 0.0), rollouts.group, groups)[rollouts.group]
+
+    reward = episode_reward(rollouts)
+    best = jax.ops.segment_max(jnp.where(counts, reward, -jnp.inf), rollouts.group, groups)[rollouts.group]
+    size = total(jnp.ones_like(reward))
+    offset = jnp.where(counts, reward - jnp.where(counts, best, 0.0), 0.0)
+    return jnp.where(counts, offset - total(offset) / jnp.maximum(size, 1.0), 0.0), size
+
+
+def group_zscore(rollouts: Rollouts, epsilon: float = 1e-6) -> Array:
+    """Group-relative advantage (GRPO, arXiv:2402.03300, section 4.1.2), f32[B, T].
+
+    (reward - mean) / (standard deviation + epsilon) within a group, the same at every token. The
+    deviation is the unbiased one, as in TRL and verl; a group of one has advantage zero.
+    """
+    centred, size = group_centred(rollouts)
+    squares = jax.ops.segment_sum(centred**2, rollouts.group, len(size))[rollouts.group]
+    deviation = jnp.sqrt(squares / jnp.maximum(size - 1.0, 1.0))
+    return over_tokens(centred / (deviation + epsilon), rollouts)
+
+
+def gae(rollouts: Rollouts, value: Array, gamma: float, lam: float) -> Array:
+    """Generalised advantage estimation (arXiv:1506.02438, equation 16), f32[B, T].
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t + 1 is the
+    next token that the policy chose: the environment's text carries both through. A rollout cut
+    at the length limit counts as ended.
+
+    Args:
+      value: V_t f32[B, T], the critic's value before token t is chosen.
+    """
+
+    def back(later: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        reward, v, chosen = now
+        next_value, next_advantage = later
+        advantage = reward + gamma * next_value - v + gamma * lam * next_advantage
+        kept = jnp.where(chosen, v, next_value), jnp.where(chosen, advantage, next_advantage)
+        return kept, jnp.where(chosen, advantage, 0.0)
+
+    end = jnp.zeros(len(value)), jnp.zeros(len(value))
+    _, advantage = jax.lax.scan(back, end, (rollouts.reward.T, value.T, rollouts.mask.T), reverse=True)
+    return advantage.T
+
+
+def whiten(x: Array, rollouts: Rollouts) -> Array:
+    """Mean 0 and variance 1 over the tokens that the policy chose, f32[B, T]; 0 elsewhere.
+
+    Unbiased variance and 1 / sqrt(variance + 1e-8), as in verl.
+    """
+    count = rollouts.mask.sum()
+    centred = x - jnp.where(rollouts.mask, x, 0.0).sum() / jnp.maximum(count, 1)
+    variance = jnp.where(rollouts.mask, centred**2, 0.0).sum() / jnp.maximum(count - 1, 1)
+    return jnp.where(rollouts.mask, centred * jax.lax.rsqrt(variance + 1e-8), 0.0)
+
+
+def k3(logp: Array, ref_logp: Array) -> Array:
+    """Schulman's estimator of KL(pi || reference) for a sample of pi: exp(-d) + d - 1, d = logp - ref_logp."""
+    d = logp - ref_logp
+    return jnp.exp(-d) + d - 1.0

@@ -1,0 +1,99 @@
+"""The learner: one batch in, one version of the parameters out."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..devices import Devices, Program
+from ..models.likelihood import chunk_count
+from ..types import Algorithm, Array, LearnerState, Loss, Params, Rollouts
+
+
+class Spending(NamedTuple):
+    """How a batch is spent. One epoch passes over all of it, one minibatch is one optimizer update."""
+
+    epochs: int
+    minibatches: int
+    microbatch_tokens: int  # at most so many tokens, padding too, go through a gradient at once
+
+
+class Learner:
+    """Scores a batch once, then takes epochs * minibatches optimizer updates on it.
+
+    Every component at the top of the trainable pytree has an optimizer state of its own, so that
+    gradient clipping of one never holds back another.
+
+    Args:
+      donate: whether the parameters' buffers may be reused for the next version. Only where no
+        actor holds them; the optimizer state's always are.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        optimizer: optax.GradientTransformation,
+        spending: Spending,
+        devices: Devices,
+        *,
+        seed: int,
+        donate: bool,
+    ):
+        self.algorithm, self.optimizer, self.spending, self.devices = algorithm, optimizer, spending, devices
+        self.seed = seed
+        self.score = Program(devices, algorithm.score)
+        self.update = Program(devices, self._update, donate=(0, 1) if donate else (1,))
+
+    def init(self, key: Array, policy: Params) -> LearnerState:
+        """A fresh state. What the algorithm returns is copied once: it may alias the policy."""
+        trainable, frozen = jax.tree.map(jnp.copy, self.algorithm.init(key, policy))
+        opt_state = {name: self.optimizer.init(params) for name, params in trainable.items()}
+        trainable, frozen, opt_state = self.devices.replicate((trainable, frozen, opt_state))
+        return LearnerState(trainable, frozen, opt_state, version=0)
+
+    def step(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float]]:
+        """One learner step on one batch; metrics are means over its updates."""
+        trainable, frozen, opt_state, version = state
+        scores = self.score(trainable, frozen, rollouts, jnp.int32(version))
+        random = np.random.default_rng([self.seed, version])
+        reports = []
+        for _ in range(self.spending.epochs):
+            order = random.permutation(len(rollouts.group)).astype(np.int32)
+            for rows in order.reshape(self.spending.minibatches, -1):
+                trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, rows)
+                reports.append(report)
+        means = jax.tree.map(lambda *values: float(np.mean(values)), *jax.device_get(reports))
+        return LearnerState(trainable, frozen, opt_state, version + 1), means
+
+    def _update(self, trainable, opt_state, frozen, rollouts, scores, rows):
+        batch = jax.tree.map(lambda x: x[rows], (rollouts, scores))
+        count = chunk_count(
+            len(rows) // len(self.devices.devices), batch[0].tokens.size, self.spending.microbatch_tokens
+        )
+        microbatches = self.devices.chunks(batch, count)
+
+        def total(params: Params, microbatch: tuple[Rollouts, Any]) -> tuple[Array, Loss]:
+            loss = self.algorithm.loss(params, frozen, *microbatch)
+            return loss.total, loss
+
+        gradient_of = jax.grad(total, has_aux=True)
+
+        def accumulate(sums: Any, microbatch: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, gradient_of(trainable, microbatch)), None
+
+        shapes = jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], microbatches))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)  # whatever the parameters' dtype
+        (gradient, loss), _ = jax.lax.scan(accumulate, zeros, microbatches)
+        weight = jnp.maximum(loss.weight, 1e-9)  # of a batch in which nothing happened
+        gradient = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), gradient, trainable)
+
+        report = {name: s / jnp.maximum(w, 1e-9) for name, (s, w) in loss.metrics.items()}
+        report["loss"] = loss.total / weight
+        params, states = {}, {}
+        for name, part in gradient.items():
+            report[f"grad_norm/{name}"] = optax.tree.norm(part)
+            change, states[name] = self.optimizer.update(part, opt_state[name], trainable[name])
+            params[name] = optax.apply_updates(trainable[name], change)
+        return params, states, report

@@ -1,0 +1,60 @@
+"""What a network says of tokens. The convention that token t is judged by outputs at t - 1 lives here."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ..types import Array, Model, Params, Rollouts
+from .tokenizers import END
+
+
+def log_policy(model: Model, outputs: Array) -> Array:
+    """Log-probabilities f32[..., V] of the one distribution that is sampled and trained.
+
+    Softmax of outputs / temperature over the tokens that the model emits; -inf for the others.
+    """
+    return jax.nn.log_softmax(jnp.where(model.emits, outputs / model.temperature, -jnp.inf), axis=-1)
+
+
+def token_logp(model: Model, params: Params, rollouts: Rollouts) -> Array:
+    """log pi(tokens[t] | tokens[<t]) as f32[B, T]; 0 where the mask is False."""
+
+    def read(outputs: Array, tokens: Array, mask: Array) -> Array:
+        chosen = jnp.where(mask, tokens, END)[..., None]
+        return jnp.take_along_axis(log_policy(model, outputs), chosen, axis=-1)[..., 0]
+
+    return per_token(model, params, rollouts, read)
+
+
+def token_value(critic: Model, params: Params, rollouts: Rollouts) -> Array:
+    """The critic's value V_t f32[B, T] before token t is chosen; 0 where the mask is False."""
+    return per_token(critic, params, rollouts, lambda outputs, tokens, mask: outputs[..., 0])
+
+
+def per_token(model: Model, params: Params, rollouts: Rollouts, read: Callable[[Array, Array, Array], Array]) -> Array:
+    """f32[B, T]: at t, what `read` makes of the outputs at t - 1; 0 where the mask is False.
+
+    Goes through the batch in chunks of at most model.chunk_tokens.
+    """
+
+    def forward(batch: tuple[Array, Array]) -> Array:
+        tokens, mask = batch
+        # Tokens after the last chosen one are padding, whatever they hold; nothing earlier sees them.
+        said = read(model.apply(params, tokens[:, :-1]), tokens[:, 1:], mask[:, 1:])
+        return jnp.where(mask, jnp.pad(said, ((0, 0), (1, 0))), 0.0)
+
+    batch = rollouts.tokens, rollouts.mask
+    rows, length = rollouts.tokens.shape
+    count = chunk_count(rows, rows * length, model.chunk_tokens)
+    if count == 1:
+        return forward(batch)
+    # Every count-th row to a chunk: rows that are spread over devices stay where they are.
+    parts = jax.tree.map(lambda x: x.reshape(rows // count, count, length).swapaxes(0, 1), batch)
+    return jax.lax.map(forward, parts).swapaxes(0, 1).reshape(rows, length)
+
+
+def chunk_count(rows: int, tokens: int, most: int) -> int:
+    """Into how many equal chunks rows have to be cut for none to hold over `most` of the tokens."""
+    return next(count for count in range(min(rows, math.ceil(tokens / most)), rows + 1) if rows % count == 0)

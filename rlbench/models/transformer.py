@@ -1,0 +1,234 @@
+"""A decoder-only transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..types import Array, ConfigError, Count, Model, Params, Positive, Tokenizer
+from .cache import Cache, Segment, reserve, visible, write
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def transformer(
+    tokenizer: Tokenizer,
+    *,
+    layers: Count,
+    width: Count,
+    heads: Count,
+    kv_heads: Count,
+    hidden: Count,
+    rope_base: Positive,
+    temperature: Positive,
+    param_dtype: Dtype,
+    compute_dtype: Dtype,
+    attention: Literal["xla", "cudnn"],
+    chunk_tokens: Count,
+) -> Model:
+    """Decoder-only transformer in the manner of Llama (arXiv:2302.13971), without biases.
+
+    RMSNorm (arXiv:1910.07467) before each block, rotary positions (arXiv:2104.09864), SwiGLU
+    (arXiv:2002.05202), grouped-query attention where kv_heads < heads (arXiv:2305.13245).
+    Outputs are float32 whatever the compute dtype.
+
+    Args:
+      hidden: width of the feed-forward block.
+      attention: implementation of full-sequence attention; "cudnn" is the fused kernel of NVIDIA
+        GPUs and wants compute_dtype bfloat16 or float16.
+      chunk_tokens: tokens that one forward pass may hold at once, per device; larger batches go
+        through in chunks.
+    """
+    if width % heads or (width // heads) % 2:
+        raise ConfigError("model.width", width, f"a multiple of 2 * model.heads = {2 * heads}")
+    if heads % kv_heads:
+        raise ConfigError("model.kv_heads", kv_heads, f"a divisor of model.heads = {heads}")
+
+    def build(outputs: int, **sizes: int) -> Model:
+        size: dict[str, Any] = {
+            "layers": layers,
+            "width": width,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "hidden": hidden,
+        } | sizes
+        network = Network(
+            vocabulary=tokenizer.vocabulary,
+            outputs=outputs,
+            rope_base=rope_base,
+            param_dtype=jnp.dtype(param_dtype),
+            dtype=jnp.dtype(compute_dtype),
+            attention=attention,
+            **size,
+        )
+
+        def init(key: Array) -> Params:
+            return network.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+        def apply(params: Params, tokens: Array) -> Any:
+            return network.apply({"params": params}, tokens)
+
+        def extend(params: Params, cache: Cache, tokens: Array, length: Array) -> Any:
+            return network.apply({"params": params}, tokens, cache, length, method=network.extend)
+
+        def segment(rows: int, slots: int) -> Segment:
+            shape = (rows, slots, network.kv_heads, network.width // network.heads)
+            blank = tuple(jnp.zeros(shape, network.dtype) for _ in range(network.layers))
+            return Segment(blank, blank, jnp.zeros((rows, slots), bool))
+
+        emits = np.asarray(tokenizer.emits) if outputs == tokenizer.vocabulary else np.ones(outputs, bool)
+        return Model(init, apply, extend, segment, build, emits, temperature, chunk_tokens)
+
+    return build(tokenizer.vocabulary)
+
+
+def graft(params: Params, donor: Params) -> Params:
+    """Takes from `donor` every leaf that has the same path and shape in `params`."""
+    known = dict(jax.tree_util.tree_leaves_with_path(donor))
+
+    def choose(path: Any, leaf: Array) -> Array:
+        other = known.get(path)
+        return other if other is not None and other.shape == leaf.shape else leaf
+
+    return jax.tree_util.tree_map_with_path(choose, params)
+
+
+class Network(nn.Module):
+    """tokens i32[B, T] -> f32[B, T, outputs]; with a cache, only at each row's last new token."""
+
+    vocabulary: int
+    outputs: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    rope_base: float
+    param_dtype: Any
+    dtype: Any
+    attention: Literal["xla", "cudnn"]
+
+    def setup(self) -> None:
+        kinds = {"param_dtype": self.param_dtype, "dtype": self.dtype}
+        self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), **kinds)
+        self.blocks = [
+            Block(self.width, self.heads, self.kv_heads, self.hidden, 2 * self.layers, self.attention, **kinds)
+            for _ in range(self.layers)
+        ]
+        self.norm = nn.RMSNorm(**kinds)
+        small = nn.initializers.variance_scaling(0.01, "fan_in", "normal")
+        self.head = nn.Dense(self.outputs, use_bias=False, kernel_init=small, **kinds)
+
+    def __call__(self, tokens: Array) -> Array:
+        x = self.embed(tokens)
+        rotation = rope(jnp.arange(tokens.shape[1])[None], self.width // self.heads, self.rope_base)
+        for block in self.blocks:
+            x, _ = block(x, rotation)
+        return self.head(self.norm(x)).astype(jnp.float32)
+
+    def extend(self, tokens: Array, cache: Cache, length: Array) -> tuple[Array, Cache]:
+        """Appends length[b] of tokens[b, S] to row b.
+
+        Returns outputs f32[B, outputs] at the last of them (meaningless where length[b] is 0), and
+        the longer cache.
+        """
+        slot = cache.cursor
+        cache, positions = reserve(cache, tokens.shape[1], length)
+        newest = slot + jnp.arange(tokens.shape[1])
+        *shared, last = cache.segments
+        masks = [visible(segment, None) for segment in shared] + [visible(last, newest)]
+        rotation = rope(positions, self.width // self.heads, self.rope_base)
+        x = self.embed(tokens)
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            past = [(segment.keys[layer], segment.values[layer]) for segment in cache.segments]
+            x, (key, value) = block(x, rotation, past, masks, slot)
+            keys.append(key)
+            values.append(value)
+        cache = cache._replace(segments=(*shared, last._replace(keys=tuple(keys), values=tuple(values))))
+        x = jnp.take_along_axis(x, jnp.maximum(length - 1, 0)[:, None, None], axis=1)[:, 0]
+        return self.head(self.norm(x)).astype(jnp.float32), cache
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normalised before and added after."""
+
+    width: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    branches: int  # residual branches of the whole network, which the output layers are scaled by
+    attention: Literal["xla", "cudnn"]
+    param_dtype: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x, rotation, past=None, masks=None, slot=None):  # x: [B, S, width]
+        batch, length, _ = x.shape
+        head = self.width // self.heads
+        kinds = {"param_dtype": self.param_dtype, "dtype": self.dtype}
+        inward = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        outward = nn.initializers.variance_scaling(1.0 / self.branches, "fan_in", "normal")
+
+        def project(features: int, name: str, init: Any = inward):
+            return nn.Dense(features, use_bias=False, kernel_init=init, name=name, **kinds)
+
+        y = nn.RMSNorm(name="attention_norm", **kinds)(x)
+        qkv = project(self.width + 2 * self.kv_heads * head, "qkv")(y)
+        qkv = qkv.reshape(batch, length, self.heads + 2 * self.kv_heads, head)
+        query, key, value = jnp.split(qkv, [self.heads, self.heads + self.kv_heads], axis=2)
+        query, key = rotate(query, rotation), rotate(key, rotation)
+        if past is None:
+            # Rows are padded on the right, so that causality alone hides the padding.
+            y = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation=self.attention)
+        else:
+            *shared, (keys, values) = past
+            key, value = write(keys, key, slot), write(values, value, slot)
+            y = attend(query, [*shared, (key, value)], masks)
+        x = x + project(self.width, "out", outward)(y.reshape(batch, length, self.width))
+
+        y = nn.RMSNorm(name="feedforward_norm", **kinds)(x)
+        gate, up = jnp.split(project(2 * self.hidden, "gate_up")(y), 2, axis=-1)
+        return x + project(self.width, "down", outward)(nn.silu(gate) * up), (key, value)
+
+
+def attend(query: Array, past: list[tuple[Array, Array]], masks: list[Array]) -> Array:
+    """Attention of query[B, S, heads, head] over the segments of a cache, softmax in float32.
+
+    A segment with fewer rows than the batch is read once for all the rows that share it.
+    """
+    batch, length, heads, head = query.shape
+    kv_heads = past[0][0].shape[2]
+    scores = []
+    for (keys, _), mask in zip(past, masks, strict=True):
+        rows, slots = keys.shape[:2]
+        q = query.reshape(rows, batch // rows, length, kv_heads, heads // kv_heads, head)
+        score = jnp.einsum("rgsknd,rtkd->rgsknt", q, keys, preferred_element_type=jnp.float32)
+        # mask: [rows, 1 or S, slots] -> [rows, 1, 1 or S, 1, 1, slots]
+        score = jnp.where(mask[:, None, :, None, None], score * head**-0.5, -jnp.inf)
+        scores.append(score.reshape(batch, length, kv_heads, heads // kv_heads, slots))
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
+    out = jnp.zeros((), query.dtype)
+    start = 0
+    for _, values in past:
+        rows, slots = values.shape[:2]
+        w = weights[..., start : start + slots].reshape(rows, batch // rows, length, kv_heads, -1, slots)
+        out += jnp.einsum("rgsknt,rtkd->rgsknd", w, values).reshape(query.shape)
+        start += slots
+    return out
+
+
+def rope(positions: Array, head: int, base: float) -> tuple[Array, Array]:
+    """Cosines and sines f32[..., 1, head / 2] of rotary positions."""
+    frequency = base ** (-jnp.arange(0, head, 2) / head)
+    angle = positions[..., None, None] * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Array, rotation: tuple[Array, Array]) -> Array:
+    """Rotates x[B, S, heads, head] by pairs (i, i + head / 2)."""
+    cos, sin = rotation
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

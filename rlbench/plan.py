@@ -1,0 +1,154 @@
+"""From a config to a plan: every object that a run needs, checked, before anything is compiled."""
+
+import inspect
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from .acting.generate import Sampling
+from .acting.rollout import Space
+from .devices import cache_folder
+from .evaluation import Evaluation
+from .learning.learner import Spending
+from .plugins import build, plain, read
+from .running.schedule import Runner
+from .types import Algorithm, ConfigError, Count, Model, Natural, Task, Tokenizer, Tracker
+from .warm_start import WarmStart
+
+log = logging.getLogger(__name__)
+
+
+class Batch(NamedTuple):
+    """What a learner step consumes, and how."""
+
+    rollouts: Count
+    epochs: Count
+    minibatches: Count
+    microbatch_tokens: Count
+    reply_tokens: Count | None
+    buckets: list[Count] | None
+
+
+class Run(NamedTuple):
+    """The keys at the top of the config that are no section."""
+
+    seed: Natural
+    steps: Natural
+    cache: str | None
+
+
+class Plan(NamedTuple):
+    """A config that can run."""
+
+    names: dict[str, str]  # what was chosen of the groups "algo" and "task"
+    devices: list[jax.Device]
+    seed: int
+    steps: int
+    cache: Path
+    task: Task
+    tokenizer: Tokenizer
+    model: Model
+    algorithm: Algorithm
+    optimizer: optax.GradientTransformation
+    rollouts: int
+    spending: Spending
+    space: Space
+    sampling: Sampling
+    runner: Runner
+    evaluation: Evaluation
+    warm_start: WarmStart
+    warm_start_optimizer: optax.GradientTransformation
+    warm_start_content: dict[str, Any]  # everything in the config that determines the warm-started weights
+    sources: list[Path]  # files of the plugins that do, too
+    trackers: list[Tracker]
+
+    @property
+    def problems(self) -> int:
+        """Problems in a batch."""
+        return self.rollouts // self.algorithm.group_size
+
+
+def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] | None = None) -> Plan:
+    """Builds everything that a config names.
+
+    Args:
+      names: what was chosen of the groups "algo" and "task".
+      devices: to run on; by default all local ones.
+
+    Raises:
+      ConfigError: the config cannot run.
+    """
+    config = plain(config)
+    scalars = read(Run, {name: config[name] for name in Run._fields}, "")
+    tokenizer = build(config["tokenizer"], "tokenizer")
+    task = build(config["task"], "task")
+    tokenizer.encode("".join(sorted(task.bounds.alphabet)))
+    model = build(config["model"], "model", tokenizer)
+    batch = read(Batch, config["batch"], "batch")
+    warm_start = read(WarmStart, without(config["warm_start"], "optimizer"), "warm_start")
+    plan = Plan(
+        names=names,
+        devices=list(devices or jax.local_devices()),
+        seed=scalars.seed,
+        steps=scalars.steps,
+        cache=cache_folder(scalars.cache),
+        task=task,
+        tokenizer=tokenizer,
+        model=model,
+        algorithm=build(config["algo"], "algo", model),
+        optimizer=build(config["optimizer"], "optimizer", scalars.steps * batch.epochs * batch.minibatches),
+        rollouts=batch.rollouts,
+        spending=Spending(batch.epochs, batch.minibatches, batch.microbatch_tokens),
+        space=room(task, batch),
+        sampling=read(Sampling, config["sampling"], "sampling"),
+        runner=read(Runner, config["runner"], "runner"),
+        evaluation=read(Evaluation, config["evaluation"], "evaluation"),
+        warm_start=warm_start,
+        warm_start_optimizer=build(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
+        warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")},
+        sources=[Path(inspect.getfile(type(plugin))) for plugin in (task, tokenizer)],
+        trackers=[build(node, f"tracker.{name}") for name, node in config["tracker"].items()],
+    )
+    check_sizes(plan)
+    if plan.sampling != Sampling():
+        log.warning("sampling is truncated, recorded log-probabilities are not: the data is off-policy")
+    return plan
+
+
+def without(section: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of the config less one of its keys."""
+    return {key: value for key, value in section.items() if key != name}
+
+
+def room(task: Task, batch: Batch) -> Space:
+    """Shapes known before the run, from the task's worst cases; one bucket unless others are configured."""
+    bounds = task.bounds
+    least = bounds.reply + 1
+    reply = batch.reply_tokens or least
+    if reply < least:
+        raise ConfigError("batch.reply_tokens", reply, f"at least {least}, for the longest answer and its end")
+    space = Space(bounds.prompt, reply, bounds.observation, bounds.turns, ())
+    smaller = sorted(bucket for bucket in batch.buckets or () if bucket < space.conversation)
+    return space._replace(buckets=(*smaller, space.conversation))
+
+
+def check_sizes(plan: Plan) -> None:
+    """Holds numbers of rows to what groups, minibatches and devices divide."""
+    devices = len(plan.devices)
+    group, samples = plan.algorithm.group_size, plan.evaluation.samples
+    over_devices = f" ({devices} devices)" if devices > 1 else ""
+    for key, rows, unit, why in (
+        ("batch.rollouts", plan.rollouts, group * devices, f"algo.group_size = {group}"),
+        ("batch.rollouts", plan.rollouts, plan.spending.minibatches * devices, "batch.minibatches"),
+        ("evaluation.problems", plan.evaluation.problems, devices, "the number of devices"),
+        ("warm_start.rollouts", plan.warm_start.rollouts, devices, "the number of devices"),
+    ):
+        if rows % unit:
+            raise ConfigError(key, rows, f"has to be a multiple of {unit}, for {why}{over_devices}")
+    for k in plan.evaluation.pass_at:
+        if k > samples:
+            raise ConfigError("evaluation.pass_at", k, f"at most evaluation.samples = {samples}")

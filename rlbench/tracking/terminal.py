@@ -1,0 +1,46 @@
+"""Progress on the terminal: a bar where somebody watches, a line at every evaluation where nobody does."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+class Terminal:
+    """Shows reward, accuracy and rollouts per second, and held-out accuracy once it is known."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.progress = Progress(
+            TextColumn("{task.description:>12}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[news]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.bar = self.progress.add_task("", total=None, news="")
+        self.heldout = ""
+        self.progress.start()
+
+    def log(self, row: dict[str, Any]) -> None:
+        if "heldout/accuracy" in row:
+            self.heldout = f"held-out {row['heldout/accuracy']:.3f}"
+        news = self.heldout
+        if "reward" in row:
+            news = (
+                f"reward {row['reward']:.3f}  accuracy {row['accuracy']:.3f}  "
+                f"{row['rollouts_per_second']:,.0f} rollouts/s  {self.heldout}"
+            )
+        self.progress.update(self.bar, description=row["algo"], completed=row["step"], total=row["steps"], news=news)
+        if not self.console.is_terminal and "heldout/accuracy" in row:
+            self.console.print(f"{row['algo']} {row['step']}/{row['steps']}  {news}")
+
+    def note(self, text: str) -> None:
+        self.progress.update(self.bar, news=text)
+        if not self.console.is_terminal:
+            self.console.print(text)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self.progress.stop()

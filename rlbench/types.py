@@ -1,0 +1,197 @@
+"""The vocabulary: every public type of rlbench, on one page.
+
+Shapes: B rollouts in a batch, T tokens in a row, V tokens in the vocabulary. Indexing convention:
+anything said of token t (its log-probability, its value, its version) was known before t was chosen.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+from pydantic import Field
+
+Array = jax.Array
+AnyArray = Any  # jax.Array on a device, numpy.ndarray on the host
+Params = Any  # a pytree of arrays
+Metrics = dict[str, tuple[Array, Array]]  # name: (sum, weight); the mean is taken once, at the end
+
+# Numbers of a signature. A config that leaves the range is refused before anything is compiled.
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Rollouts(NamedTuple):
+    """One batch of finished conversations, as arrays.
+
+    Rows are right-padded. A row with no True in its mask did not happen (its verifier broke, or it
+    pads a short batch): nothing may depend on it.
+    """
+
+    tokens: AnyArray  # i32[B, T]   prompt, replies and the environment's answers
+    mask: AnyArray  # bool[B, T]  True where the policy chose the token
+    logp: AnyArray  # f32[B, T]   log pi(tokens[t] | tokens[<t]) under the policy that sampled it
+    reward: AnyArray  # f32[B, T]   paid at the last token of the turn that earned it
+    group: AnyArray  # i32[B]      0 <= group < B; equal: attempts at the same problem
+    version: AnyArray  # i32[B, T]   learner step of the policy that sampled each token
+
+
+class Loss(NamedTuple):
+    """A loss is a sum and a weight, divided once after microbatches and devices are added up.
+
+    `weight` depends on mask and shapes alone, so that the loss of two halves adds up to the loss
+    of the whole; a mean per microbatch would not.
+    """
+
+    total: Array  # f32[]
+    weight: Array  # f32[]
+    metrics: Metrics
+
+
+class Model(NamedTuple):
+    """A network as pure functions of its parameters.
+
+    A critic is a model with one output. `temperature` and `emits` define the one distribution that
+    every log-probability refers to: softmax(outputs / temperature) over the tokens it emits.
+    """
+
+    init: Callable[[Array], Params]  # key -> params
+    apply: Callable[[Params, Array], Array]  # params, tokens i32[B, T] -> f32[B, T, outputs]
+    extend: Callable[..., tuple[Array, Any]]  # params, cache, tokens[B, S], length[B] -> f32[B, outputs], cache
+    segment: Callable[[int, int], Any]  # rows, slots -> an empty segment of a key-value cache
+    resized: Callable[..., "Model"]  # (**sizes) -> the same architecture at other sizes
+    emits: AnyArray  # bool[outputs]  tokens that may be chosen
+    temperature: float
+    chunk_tokens: int  # tokens that one forward pass may hold at once, per device
+
+
+def policy_of(trainable: Params, frozen: Params) -> Params:
+    """The policy that samples, unless an algorithm says otherwise: trainable["policy"]."""
+    return trainable["policy"]
+
+
+class Algorithm(NamedTuple):
+    """Pure functions over pytrees, in the manner of optax.
+
+    The names at the top of `trainable` and `frozen` are those that costs are reported under. Where
+    `score` returns "advantage", it is f32[B, T] and zero means that the row teaches nothing.
+    """
+
+    init: Callable[[Array, Params], tuple[Params, Params]]  # key, policy -> trainable, frozen
+    score: Callable[..., dict[str, Array]]  # trainable, frozen, rollouts, version; once a batch, no gradient
+    loss: Callable[..., Loss]  # trainable, frozen, rollouts, scores
+    acting: Callable[[Params, Params], Params] = policy_of
+    group_size: int = 1  # attempts at each problem of a batch
+
+
+class LearnerState(NamedTuple):
+    """What a learner step takes and gives; `version` counts learner steps."""
+
+    trainable: Params
+    frozen: Params
+    opt_state: Any
+    version: int
+
+
+class Status(StrEnum):
+    """What became of a reply. A verifier that broke is INFRASTRUCTURE: no reward, no row."""
+
+    OPEN = "open"  # the conversation goes on
+    PASSED = "passed"
+    WRONG = "wrong"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class Problem(NamedTuple):
+    """What a task asks: the text shown to the model, and the state that judges the reply."""
+
+    prompt: str
+    state: Any
+
+
+class Step(NamedTuple):
+    """The environment's answer to one reply. `observation` is None when the conversation is over."""
+
+    state: Any
+    observation: str | None
+    reward: float
+    status: Status
+    cpu_seconds: float = 0.0
+
+
+class Bounds(NamedTuple):
+    """Worst cases of a task's text, from which buckets are known before a run. Unit: characters."""
+
+    alphabet: frozenset[str]  # every character that prompts, gold replies and observations use
+    prompt: int
+    reply: int  # the longest gold reply of one turn
+    turns: int = 1
+    observation: int = 0
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Deterministic, picklable, ignorant of models. The rewards of a solved rollout add up to 1."""
+
+    bounds: Bounds
+
+    def problem(self, seed: int, split: str) -> Problem:
+        """The problem number `seed` of the split "train" or "heldout", which share no problem."""
+
+    def step(self, state: Any, reply: str) -> Step:
+        """Judges one reply. May block."""
+
+    def gold(self, state: Any) -> str:
+        """The next reply on the way to full reward."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    vocabulary: int  # how many ids there are
+    end: int  # the id that ends a reply
+    emits: Any  # bool[vocabulary]: ids that a policy may choose
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; ConfigError names the first character that has none."""
+
+    def decode(self, tokens: Any) -> str:
+        """The text of token ids; special ones are left out."""
+
+
+class Tracker(Protocol):
+    """Where a run's numbers go. Called on the learner's thread, once a learner step."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One line of metrics; `row["step"]` is the learner step, 0 before the first."""
+
+    def note(self, text: str) -> None:
+        """A line for whoever watches; no part of the record."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The last word of the run, also of one that failed or was interrupted."""
+
+
+class ConfigError(ValueError):
+    """A config that cannot run: says the key, the value, and what is allowed, in one line."""
+
+    def __init__(self, key: str, value: Any, allowed: str):
+        super().__init__(key, value, allowed)
+
+    def __str__(self) -> str:
+        key, value, allowed = self.args
+        return f"{key.lstrip('.')}={value}: {allowed}"
+
+
+class Diverged(ArithmeticError):
+    """A metric of a learner step is not finite."""
+
+    def __init__(self, step: int, metric: str, value: float):
+        super().__init__(step, metric, value)
+
+    def __str__(self) -> str:
+        step, metric, value = self.args
+        return f"learner step {step}: {metric} is {value}"

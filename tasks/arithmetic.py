@@ -1,0 +1,105 @@
+"""Arithmetic: "12+34=" and "the square root of 81=", judged by comparing digits.
+
+Reward 1 for the right number, else 0; with partial credit, a wrong number of the right length earns up
+to half for its leading digits. A reply is a number and nothing else: an optional minus sign, then digits
+without leading zeros ("-0" is no number either). White space, words or a sum that is still to be worked
+out are wrong.
+"""
+
+import hashlib
+import math
+import random
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from rlbench.types import Bounds, ConfigError, Count, Problem, Status, Step
+
+NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
+HELDOUT = 5  # one problem in so many is held out
+
+Operation = Literal["add", "subtract", "multiply", "square_root"]
+
+
+class Arithmetic:
+    """Sums, differences, products and integer square roots of random operands.
+
+    A problem belongs to the split that a hash of its operands says, so training and held-out problems
+    are disjoint; a + b and b + a, a * b and b * a count as one problem.
+
+    Args:
+      operations: each problem draws one of them.
+      digits: of every operand; of the root, for square roots.
+      partial_credit: whether a wrong number of the right length earns part of the reward.
+    """
+
+    def __init__(self, *, operations: Sequence[Operation], digits: Count, partial_credit: bool):
+        if not operations:
+            raise ConfigError("task.operations", "[]", "at least one of add, subtract, multiply, square_root")
+        self.operations, self.partial_credit = tuple(operations), partial_credit
+        self.operands = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+        top, low = self.operands[-1], self.operands[0]
+        worst = [ask(operation, top, top) for operation in self.operations]
+        replies = [answer(operation, *pair) for operation in self.operations for pair in ((top, top), (low, top))]
+        self.bounds = Bounds(
+            alphabet=frozenset("0123456789").union("-" if "subtract" in self.operations else "", *worst),
+            prompt=max(map(len, worst)),
+            reply=max(map(len, replies)),
+        )
+
+    def problem(self, seed: int, split: str) -> Problem:
+        draw = random.Random(f"{split} {seed}")
+        while True:
+            operation, a, b = draw.choice(self.operations), draw.choice(self.operands), draw.choice(self.operands)
+            if held_out(operation, a, b) == (split == "heldout"):
+                return Problem(ask(operation, a, b), answer(operation, a, b))
+
+    def step(self, state: str, reply: str) -> Step:
+        if reply == state:
+            return Step(state, None, 1.0, Status.PASSED)
+        return Step(state, None, credit(state, reply) if self.partial_credit else 0.0, Status.WRONG)
+
+    def gold(self, state: str) -> str:
+        return state
+
+
+def ask(operation: Operation, a: int, b: int) -> str:
+    match operation:
+        case "add":
+            return f"{a}+{b}="
+        case "subtract":
+            return f"{a}-{b}="
+        case "multiply":
+            return f"{a}*{b}="
+        case "square_root":
+            return f"the square root of {a * a}="
+
+
+def answer(operation: Operation, a: int, b: int) -> str:
+    match operation:
+        case "add":
+            return str(a + b)
+        case "subtract":
+            return str(a - b)
+        case "multiply":
+            return str(a * b)
+        case "square_root":
+            return str(math.isqrt(a * a))
+
+
+def held_out(operation: Operation, a: int, b: int) -> bool:
+    """Which split a problem is in, from its content alone."""
+    if operation in ("add", "multiply"):
+        a, b = min(a, b), max(a, b)
+    if operation == "square_root":
+        b = a
+    digest = hashlib.blake2b(f"{operation} {a} {b}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % HELDOUT == 0
+
+
+def credit(right: str, reply: str) -> float:
+    """Up to half the reward for the leading digits of a wrong number of the right length."""
+    if not NUMBER.fullmatch(reply) or len(reply) != len(right):
+        return 0.0
+    agree = next(i for i, (x, y) in enumerate(zip(right, reply, strict=True)) if x != y)
+    return 0.5 * agree / len(right)

@@ -1,0 +1,258 @@
+"""The command line, as a person uses it: in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from rlbench.help import leaves
+
+TINY = [
+    "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16", "task.digits=1", "batch.rollouts=16",
+    "steps=3", "warm_start.steps=4", "warm_start.rollouts=16", "warm_start.check_every=2",
+    "evaluation.every=2", "evaluation.problems=8", "evaluation.samples=2", "evaluation.pass_at=[1,2]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def rlbench(cache, tmp_path):
+    """Runs `rlbench` in an empty folder, on one device, with the session's cache."""
+
+    def run(*words: str, **keep) -> subprocess.CompletedProcess:
+        return subprocess.run(command(cache, *words), **settings(tmp_path), capture_output=True, text=True, **keep)
+
+    return run
+
+
+def command(cache: Path, *words: str) -> list[str]:
+    flags = [] if {"--help", "--cfg"}.intersection(words) else [f"cache={cache}"]
+    return [sys.executable, "-m", "rlbench.cli", *words, *flags]
+
+
+def settings(folder: Path) -> dict:
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
+    return {"cwd": folder, "env": environment}
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.rglob("summary.json"))
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("algo", ["ppo", "grpo", "async_grpo"])
+def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, algo):
+    done = rlbench(f"algo={algo}", "seed=3", *TINY)
+    assert done.returncode == 0, done.stderr
+    (folder,) = folders(tmp_path / "outputs")
+    assert (folder / ".hydra/config.yaml").exists()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"algo": algo, "task": "arithmetic", "seed": 3, "status": "finished"}.items() <= summary.items()
+    assert (summary["learner_steps"], summary["rollouts"]) == (3, 48)
+    # A prompt of one digit, a sign, one digit and "=" is 4 tokens; a reply has 1 to 3.
+    assert 48 * 5 <= summary["tokens"] <= 48 * 7
+    assert 0 <= summary["accuracy_before"] <= 1 and 0 <= summary["accuracy_after"] <= 1
+    assert summary["wall_seconds"] > 0
+    assert summary["resident_bytes"] > summary["peak_memory_bytes"] > 10_000
+    assert summary["warm_start"].keys() == {"steps", "rollouts", "tokens", "seconds"}
+    log = rows(folder)
+    assert [row["step"] for row in log] == [0, 1, 2, 3]
+    assert [("heldout/accuracy" in row) for row in log] == [True, False, True, True]
+    assert {"reward", "accuracy", "rollouts_per_second", "loss", "staleness_max"} <= log[-1].keys()
+    assert "heldout/pass@2" in log[-1]
+    assert "accuracy" in done.stdout and algo in done.stdout, "the table"
+
+
+def test_runs_of_a_sweep_share_their_start_and_have_a_table(rlbench, tmp_path):
+    done = rlbench("-m", "algo=ppo,grpo,async_grpo", *TINY)
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders(tmp_path / "multirun")]
+    assert [summary["algo"] for summary in summaries] == ["ppo", "grpo", "async_grpo"]
+    assert len({summary["accuracy_before"] for summary in summaries}) == 1
+    assert len({json.dumps(summary["warm_start"]) for summary in summaries}) == 1, "made once, taken twice"
+    table = done.stdout[done.stdout.index("algorithm") :]
+    for word in ("ppo", "grpo", "async_gr", "before", "after", "rollouts", "tokens", "seconds", "MB"):
+        assert word in table
+
+
+def test_each_job_has_a_process_and_a_bad_one_fails_alone(rlbench, tmp_path):
+    done = rlbench("-m", "algo=grpo,grpoo", "algo.group_size=3,8", *TINY)
+    assert done.returncode == 2
+    assert len(folders(tmp_path / "multirun")) == 1
+    assert done.stdout.count("algo=grpoo: no such option; nearest: grpo") == 2
+    assert "batch.rollouts=16: has to be a multiple of 3, for algo.group_size = 3" in done.stdout
+
+
+def test_a_crash_of_one_job_leaves_the_others(rlbench, tmp_path):
+    """The tracker of the second, made from a file in the working folder, aborts its process."""
+    (tmp_path / "crash.py").write_text(
+        "import os\nclass Abort:\n"
+        "    def __init__(self, *, when): self.when = when\n"
+        "    def log(self, row): os.abort() if self.when else None\n"
+        "    def note(self, text): pass\n"
+        "    def finish(self, summary): pass\n"
+    )
+    tracker = ["tracker=none", "+tracker.crash._target_=crash.Abort", "+tracker.crash.when=false,true,false"]
+    done = rlbench("-m", *tracker, *TINY)
+    assert done.returncode == 1
+    assert "job 2 failed: the process died: SIGABRT" in done.stdout
+    assert [folder.name for folder in folders(tmp_path)] == ["0", "2"]
+
+
+def test_any_algorithm_runs_under_any_runner(rlbench, tmp_path):
+    assert rlbench("algo=ppo", "runner=async", "runner.max_staleness=2", *TINY, "steps=6").returncode == 0
+    assert rlbench("algo=async_grpo", "runner=sync", *TINY).returncode == 0
+    stale, fresh = (max(row.get("staleness_max", 0) for row in rows(f)) for f in folders(tmp_path / "outputs"))
+    assert fresh == 0 < stale <= 2
+
+
+def test_async_grpo_brings_its_runner(rlbench):
+    shown = rlbench("algo=async_grpo", "--cfg", "job").stdout
+    assert re.search(r"runner:\n  max_staleness: [1-9]", shown)
+    assert "max_staleness: 0" in rlbench("algo=grpo", "--cfg", "job").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["algo=gropo"], "algo=gropo: no such option; nearest: grpo, async_grpo, ppo"),
+        (["model.widht=3"], "model.widht=3: no such key; nearest: model.width"),
+        (["batchsize=3"], "batchsize=3: no such key"),
+        (["+algo.clap=3"], "algo.clap=3: unknown key; nearest: clip"),
+        (["algo.clip=-1"], "algo.clip=-1: input should be greater than 0"),
+        (["optimizer.learning_rate=nan"], "optimizer.learning_rate=nan: input should be a finite number"),
+        (["algo.kl_coef=much"], "algo.kl_coef=much: input should be a valid number"),
+        (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
+        (["batch.rollouts=10"], "batch.rollouts=10: has to be a multiple of 8, for algo.group_size = 8"),
+        (["batch.minibatches=3"], "batch.rollouts=512: has to be a multiple of 3, for batch.minibatches"),
+        (["batch.reply_tokens=3"], "batch.reply_tokens=3: at least 4, for the longest answer and its end"),
+        (["tokenizer.alphabet=abc"], "tokenizer.alphabet='abc': has to hold '+'"),
+        (["evaluation.pass_at=[9]"], "evaluation.pass_at=9: at most evaluation.samples = 4"),
+        (["task.operations=[divide]"], "task.operations.0=divide: input should be 'add'"),
+        (["model.heads=3"], "model.width=64: a multiple of 2 * model.heads = 6"),
+        (["steps=${nowhere}"], "nowhere"),
+        (["algo==3"], "algo==3"),
+    ],
+)
+def test_a_wrong_config_is_one_line_and_exit_code_2(rlbench, tmp_path, words, line):
+    done = rlbench(*words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and line in done.stderr, done.stderr
+    assert not folders(tmp_path)
+
+
+def test_rollouts_have_to_divide_over_the_devices(cache, tmp_path):
+    how = settings(tmp_path)
+    how["env"]["XLA_FLAGS"] = "--xla_force_host_platform_device_count=3"
+    done = subprocess.run(command(cache, "batch.rollouts=64"), **how, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "batch.rollouts=64: has to be a multiple of 24, for algo.group_size = 8 (3 devices)" in done.stderr
+
+
+def test_nan_stops_the_run_with_the_step_and_the_metric(rlbench, tmp_path):
+    done = rlbench("optimizer.learning_rate=1e38", "warm_start.accuracy=0.01", *TINY, "steps=20")
+    assert done.returncode == 1
+    assert re.fullmatch(r"rlbench: learner step \d+: [\w/]+ is (nan|-?inf)\n", done.stderr), done.stderr
+    summary = json.loads((folders(tmp_path)[0] / "summary.json").read_text())
+    assert summary["status"] == "diverged" and "learner step" in summary["error"]
+    assert summary["accuracy_before"] is not None and summary["learner_steps"] < 20
+
+
+@pytest.mark.parametrize("runner", ["sync", "async"])
+def test_ctrl_c_writes_the_summary_and_exits_with_130(cache, tmp_path, runner):
+    words = [*TINY, "steps=100000", f"runner={runner}"]
+    run = subprocess.Popen(command(cache, *words), **settings(tmp_path), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: [f for f in tmp_path.rglob("metrics.jsonl") if f.read_text().count("\n") > 3])
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+    (folder,) = folders(tmp_path)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and 0 < summary["learner_steps"] < 100000
+    assert len(rows(folder)) == summary["learner_steps"] + 1
+
+
+def test_ctrl_c_ends_a_sweep(cache, tmp_path):
+    words = ["-m", "seed=0,1", *TINY, "steps=100000"]
+    run = subprocess.Popen(command(cache, *words), **settings(tmp_path), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: [f for f in tmp_path.rglob("metrics.jsonl") if f.read_text().count("\n") > 3])
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
+    assert [json.loads((f / "summary.json").read_text())["status"] for f in folders(tmp_path)] == ["interrupted"]
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_one_seed_is_one_run_but_for_times(rlbench, tmp_path):
+    for _ in range(2):
+        assert rlbench("algo=ppo", *TINY, "batch.minibatches=2", "batch.epochs=2").returncode == 0
+        time.sleep(1)  # Hydra names folders by the second
+    first, second = (
+        [{name: value for name, value in row.items() if "second" not in name} for row in rows(folder)]
+        for folder in folders(tmp_path)
+    )
+    assert first == second
+
+
+def test_another_seed_is_another_run(rlbench, tmp_path):
+    assert rlbench("-m", "seed=0,1", *TINY).returncode == 0
+    first, second = ([row["tokens"] for row in rows(folder)] for folder in folders(tmp_path))
+    assert first != second
+
+
+COUNT_MISSES = """
+import sys, jax
+seen = []
+jax.monitoring.register_event_listener(lambda event, **_: seen.append(event))
+from rlbench.cli import main
+main()
+print("cache misses:", sum(event.endswith("/cache_misses") for event in seen))
+"""
+
+
+def test_the_second_run_compiles_nothing(tmp_path):
+    misses = []
+    for _ in range(2):
+        words = [sys.executable, "-c", COUNT_MISSES, *TINY, "algo=ppo", f"cache={tmp_path / 'cache'}"]
+        done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        misses.append(int(re.search(r"cache misses: (\d+)", done.stdout)[1]))
+    assert misses[0] > 3 and misses[1] == 0
+
+
+def test_help_lists_every_group_option_and_key_with_what_it_means(rlbench):
+    shown = rlbench("--help").stdout
+    conf = Path(__file__).parents[2] / "conf"
+    for option in conf.glob("*/*.yaml"):
+        assert re.search(rf"^   [* ] {option.stem} +\S.{{10,}}$", shown, re.MULTILINE), option
+    for choices in ([], ["algo=ppo"], ["algo=async_grpo"], ["optimizer=sgd"]):
+        shown = rlbench("--help", *choices).stdout
+        with initialize_config_module("rlbench.conf", version_base="1.3"):
+            for key, value in leaves(compose("config", choices)):
+                line = next(line for line in shown.splitlines() if line.split()[:1] == [key])
+                assert not line.endswith(value), f"says nothing of {key}"
+
+
+def test_cfg_shows_the_config_without_running(rlbench, tmp_path):
+    shown = rlbench("model.width=32", "--cfg", "job")
+    assert shown.returncode == 0 and "width: 32" in shown.stdout
+    assert not folders(tmp_path)

@@ -1,0 +1,34 @@
+"""Before JAX is imported anywhere: four simulated devices, and a compilation cache for the whole session."""
+
+import os
+import tempfile
+from pathlib import Path
+
+FLAG = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+CACHE = Path(
+    os.environ.setdefault("RLBENCH_TEST_CACHE", str(Path(tempfile.gettempdir()) / f"rlbench-tests-{os.getuid()}"))
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from rlbench.devices import Devices, keep_compilations  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilations() -> None:
+    """Programs that another test or an earlier session compiled are not compiled again."""
+    keep_compilations(CACHE / "compilations")
+
+
+@pytest.fixture
+def devices() -> Devices:
+    """One device, which most tests are about."""
+    return Devices(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The cache folder that runs of this session share."""
+    return CACHE

@@ -1,0 +1,98 @@
+"""Programs: compiled once a bucket, metered, and lowered for machines that are not here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlbench.accounting.memory import MemoryMeter, live_bytes, resident_bytes
+from rlbench.acting.generate import Sampling, chooser, first_reply
+from rlbench.devices import Devices, Program
+from rlbench.learning.learner import Learner, Spending
+from rlbench.learning.optimizers import adamw
+from rlbench.testing import algorithm_case
+from tests.core.test_learner import ALGORITHMS, algorithm_of
+from tests.fakes import as_numpy, small_model
+
+
+def test_one_executable_a_shape(devices):
+    double = Program(devices, lambda x: 2 * x)
+    for value in (np.ones(3), np.zeros(3), np.ones(4)):
+        np.testing.assert_array_equal(double(devices.replicate(value)), 2 * value)
+    assert double.compilations == 2
+
+
+def test_a_donated_buffer_is_gone(devices):
+    increase = Program(devices, lambda x: x + 1, donate=(0,))
+    given = devices.replicate(np.zeros(3))
+    increase(given)
+    assert given.is_deleted()
+
+
+def test_the_meter_sees_live_arrays_and_what_a_program_adds():
+    meter = MemoryMeter(jax.devices()[0])
+    devices = Devices(jax.devices()[:1], meter.observe)
+    before = live_bytes(jax.devices()[0])
+    x = devices.replicate(np.zeros((256, 256), np.float32))
+    assert live_bytes(jax.devices()[0]) == before + 256 * 256 * 4
+    product = Program(devices, lambda x: jnp.sin(x @ x) @ x)
+    result = product(x)
+    # The argument is live; the result and at least one square in between are added.
+    assert meter.peak() >= before + 3 * 256 * 256 * 4
+    assert meter.peak() < before + 8 * 256 * 256 * 4
+    assert result.shape == (256, 256)
+
+
+def test_an_array_that_is_spread_counts_by_its_share():
+    before = live_bytes(jax.devices()[1])
+    spread = Devices().spread(np.zeros((8, 128), np.float32))
+    assert live_bytes(jax.devices()[1]) == before + 2 * 128 * 4
+    assert spread.shape == (8, 128)
+
+
+def test_the_process_holds_something():
+    assert resident_bytes() > 10_000_000
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+class TestLowering:
+    """jax.export compiles for platforms that are not here, as far as their compilers' input."""
+
+    def lower(self, function, *arguments, platform):
+        exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
+        assert exported.platforms == (platform,)
+
+    def test_sampling(self, platform):
+        model = small_model(layers=2, kv_heads=1)
+
+        def sample(params, prompt, length, ids, greedy):
+            choose = chooser(jax.random.key(0), ids, greedy)
+            return first_reply(model, params, prompt, length, choose, Sampling(2, 0.9), 4, 3)[0]
+
+        params = model.init(jax.random.key(0))
+        prompt, length = jnp.zeros((2, 3), jnp.int32), jnp.ones(2, jnp.int32)
+        self.lower(sample, params, prompt, length, jnp.zeros(4, jnp.uint32), jnp.zeros(4, bool), platform=platform)
+
+    @pytest.mark.parametrize("name", ALGORITHMS)
+    def test_score_and_update(self, platform, name):
+        model = small_model(layers=2, compute_dtype="bfloat16")
+        algorithm = algorithm_of(name, model)
+        optimizer = adamw(
+            10,
+            learning_rate=1e-3,
+            warmup=2,
+            final=0.1,
+            b1=0.9,
+            b2=0.99,
+            epsilon=1e-8,
+            weight_decay=0.1,
+            max_grad_norm=1,
+        )
+        learner = Learner(algorithm, optimizer, Spending(1, 1, 48), Devices(), seed=0, donate=True)
+        state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+        rollouts = learner.devices.spread(as_numpy(algorithm_case(algorithm, model).rollouts))
+        self.lower(algorithm.score, state.trainable, state.frozen, rollouts, jnp.int32(0), platform=platform)
+        scores = algorithm.score(state.trainable, state.frozen, rollouts, jnp.int32(0))
+        rows = np.arange(12, dtype=np.int32)
+        arguments = state.trainable, state.opt_state, state.frozen, rollouts, scores, rows
+        self.lower(learner._update, *arguments, platform=platform)

@@ -1,0 +1,98 @@
+"""Estimators against hand-computed values and plain Python loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlbench.learning.estimators import gae, group_centred, group_zscore, k3, whiten
+from tests.fakes import rollouts_of
+
+
+def last(*rewards: float, length: int = 3) -> np.ndarray:
+    """Rewards paid at the last of `length` tokens."""
+    out = np.zeros((len(rewards), length), np.float32)
+    out[:, -1] = rewards
+    return out
+
+
+class TestGroups:
+    def test_zscore_by_hand(self):
+        # Rewards 1, 0, 0, 1: mean 1/2, unbiased variance 1/3.
+        advantage = group_zscore(rollouts_of(last(1, 0, 0, 1)))
+        np.testing.assert_allclose(advantage[:, 0], np.array([1, -1, -1, 1]) * 0.5 * 3**0.5, rtol=1e-5)
+
+    def test_every_token_of_a_reply_has_the_same_advantage_and_others_none(self):
+        rollouts = rollouts_of(last(1, 0), mask=[[0, 1, 1], [0, 0, 1]])
+        advantage = group_zscore(rollouts)
+        np.testing.assert_allclose(advantage, [[0, 0.5**0.5, 0.5**0.5], [0, 0, -(0.5**0.5)]], rtol=1e-5)
+
+    @pytest.mark.parametrize("reward", [0.0, 1.0, 10000.1, -3e4])
+    @pytest.mark.parametrize("size", [1, 3, 7])
+    def test_equal_rewards_teach_exactly_nothing(self, reward, size):
+        assert (group_zscore(rollouts_of(last(*[reward] * size))) == 0).all()
+
+    def test_groups_keep_apart(self):
+        rollouts = rollouts_of(last(1, 5, 0, 9), group=[2, 0, 2, 0])
+        np.testing.assert_allclose(group_centred(rollouts)[0], [0.5, -2, -0.5, 2])
+
+    def test_a_row_that_did_not_happen_is_in_no_mean(self):
+        rollouts = rollouts_of(last(1, 0, 7e7), mask=[[1] * 3, [1] * 3, [0] * 3])
+        centred, size = group_centred(rollouts)
+        np.testing.assert_allclose(centred, [0.5, -0.5, 0])
+        np.testing.assert_allclose(size, [2, 2, 2])
+
+
+class TestGAE:
+    def by_loop(self, rollouts, value, gamma, lam):
+        out = np.zeros(value.shape)
+        for b in range(len(value)):
+            next_value = next_advantage = 0.0
+            for t in reversed(range(value.shape[1])):
+                if rollouts.mask[b, t]:
+                    delta = rollouts.reward[b, t] + gamma * next_value - value[b, t]
+                    next_advantage = delta + gamma * lam * next_advantage
+                    next_value = value[b, t]
+                    out[b, t] = next_advantage
+        return out
+
+    @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 1.0), (0.9, 0.95), (0.5, 0.0)])
+    def test_against_a_loop(self, gamma, lam):
+        reward, value, chosen = (jax.random.normal(jax.random.key(i), (5, 7)) for i in range(3))
+        rollouts = rollouts_of(reward, mask=chosen > -0.3)
+        expected = self.by_loop(jax.tree.map(np.asarray, rollouts), np.asarray(value), gamma, lam)
+        np.testing.assert_allclose(gae(rollouts, value, gamma, lam), expected, atol=1e-5)
+
+    def test_by_hand_through_environment_text(self):
+        # Tokens: chosen, the environment's, chosen with reward 1; values 0.5, (9), 0.2; gamma 0.5, lambda 0.5.
+        rollouts = rollouts_of([[0, 0, 1]], mask=[[1, 0, 1]])
+        advantage = gae(rollouts, jnp.array([[0.5, 9.0, 0.2]]), 0.5, 0.5)
+        np.testing.assert_allclose(advantage, [[0.5 * 0.2 - 0.5 + 0.25 * 0.8, 0, 0.8]], rtol=1e-6)
+
+    def test_with_no_discount_and_a_zero_critic_it_is_the_return(self):
+        rollouts = rollouts_of([[1, 0, 2, 4]])
+        np.testing.assert_allclose(gae(rollouts, jnp.zeros((1, 4)), 1.0, 1.0), [[7, 6, 6, 4]])
+
+
+class TestWhitening:
+    def test_mean_and_variance_over_chosen_tokens(self):
+        rollouts = rollouts_of(np.zeros((2, 3)), mask=[[1, 1, 0], [1, 1, 0]])
+        white = whiten(jnp.array([[1.0, 2, 99], [3, 4, -99]]), rollouts)
+        np.testing.assert_allclose(white[:, 2], 0)
+        chosen = np.asarray(white[:, :2])
+        np.testing.assert_allclose([chosen.mean(), chosen.var(ddof=1)], [0, 1], atol=1e-6)
+
+    def test_of_nothing_is_nothing(self):
+        rollouts = rollouts_of(np.zeros((1, 3)), mask=np.zeros((1, 3)))
+        assert (whiten(jnp.full((1, 3), jnp.nan), rollouts) == 0).all()
+
+
+def test_k3_by_hand_and_the_order_of_its_arguments():
+    d = 0.5
+    np.testing.assert_allclose(k3(jnp.float32(-1 + d), jnp.float32(-1)), np.exp(-d) + d - 1, rtol=1e-6)
+    assert k3(jnp.float32(-1), jnp.float32(-2)) != k3(jnp.float32(-2), jnp.float32(-1))
+
+
+def test_k3_is_unbiased_for_the_divergence():
+    p, q = jax.nn.log_softmax(jnp.array([[0.0, 1, 2], [0.5, 0, -1]]))
+    np.testing.assert_allclose((jnp.exp(p) * k3(p, q)).sum(), (jnp.exp(p) * (p - q)).sum(), rtol=1e-5)

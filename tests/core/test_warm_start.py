@@ -1,0 +1,60 @@
+"""The common start: cached by the content of everything that determines it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlbench.learning.imitation import imitation
+from rlbench.learning.learner import Learner, Spending
+from rlbench.warm_start import Cost, WarmStart, cached, fingerprint, warm_start
+from tests.fakes import Copy, actor_of, small_model
+
+LIKE = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
+
+
+def make(value: float, calls: list):
+    def go():
+        calls.append(value)
+        return {"w": jnp.full(2, value, jnp.bfloat16)}, Cost(1, 2, 3, 4.5)
+
+    return go
+
+
+def test_the_same_content_is_made_once(tmp_path):
+    calls: list = []
+    first, cost = cached(tmp_path, {"a": 1}, [], LIKE, make(1.0, calls))
+    again, cost_again = cached(tmp_path, {"a": 1}, [], LIKE, make(2.0, calls))
+    other, _ = cached(tmp_path, {"a": 2}, [], LIKE, make(3.0, calls))
+    assert calls == [1.0, 3.0]
+    np.testing.assert_array_equal(first["w"], again["w"])
+    assert again["w"].dtype == jnp.bfloat16
+    assert cost == cost_again
+    assert other["w"][0] == 3
+
+
+def test_the_source_of_a_plugin_is_content(tmp_path):
+    source = tmp_path / "task.py"
+    source.write_text("1")
+    before = fingerprint({}, [source])
+    source.write_text("2")
+    assert fingerprint({}, [source]) != before != fingerprint({}, [])
+
+
+def test_imitation_reaches_the_accuracy_it_stops_at(devices):
+    model = small_model()
+    learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
+    settings = WarmStart(steps=300, rollouts=12, accuracy=0.9, check_every=2, seed=0)
+    seen = []
+    actor = actor_of(model, Copy(), devices)
+    params, cost = warm_start(settings, model, learner, actor, lambda step, accuracy: seen.append((step, accuracy)))
+    assert seen[0][1] < 0.9 <= seen[-1][1]
+    assert cost.steps == seen[-1][0] < 300
+    assert cost.rollouts == 12 * cost.steps
+    # A prompt of 2 to 4 tokens, a letter and the end.
+    assert cost.tokens == pytest.approx(5 * cost.rollouts, rel=0.05)
+    played = actor.play(
+        params, [(i, Copy().problem(i, "heldout")) for i in range(12)], 1, first_id=0, version=0, greedy=[True]
+    )
+    assert sum(t.solved for t in played.transcripts) >= 10

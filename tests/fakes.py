@@ -1,0 +1,111 @@
+"""Small stand-ins: a tokenizer of three letters, models of a few hundred weights, rollouts out of nowhere."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlbench.acting.generate import Sampling
+from rlbench.acting.rollout import Actor, Space
+from rlbench.models.tokenizers import Characters
+from rlbench.models.transformer import transformer
+from rlbench.types import Bounds, Model, Problem, Rollouts, Status, Step
+
+WHOLE = Sampling()  # nothing is left out
+LETTERS = Characters(alphabet="abc=")
+
+
+def small_model(tokenizer=LETTERS, **changes) -> Model:
+    """A transformer of one narrow layer, unless told otherwise."""
+    settings = {
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "kv_heads": 2,
+        "hidden": 32,
+        "rope_base": 100.0,
+        "temperature": 1.0,
+        "param_dtype": "float32",
+        "compute_dtype": "float32",
+        "attention": "xla",
+        "chunk_tokens": 4096,
+    }
+    return transformer(tokenizer, **(settings | changes))
+
+
+def rough(params, scale: float = 0.3):
+    """Parameters far enough from their start for outputs to differ from token to token."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(99), len(leaves))
+    return structure.unflatten(
+        [leaf + scale * jax.random.normal(key, leaf.shape, leaf.dtype) for leaf, key in zip(leaves, keys, strict=True)]
+    )
+
+
+def rollouts_of(reward, mask=None, group=None, logp=None) -> Rollouts:
+    """Rollouts with these rewards f32[B, T]; tokens are all the same."""
+    reward = jnp.asarray(reward, jnp.float32)
+    mask = jnp.ones(reward.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    return Rollouts(
+        tokens=jnp.full(reward.shape, 2, jnp.int32),
+        mask=mask,
+        logp=jnp.zeros(reward.shape) if logp is None else jnp.asarray(logp, jnp.float32),
+        reward=reward,
+        group=jnp.zeros(len(reward), jnp.int32) if group is None else jnp.asarray(group, jnp.int32),
+        version=jnp.zeros(reward.shape, jnp.int32),
+    )
+
+
+class Copy:
+    """Prompts of ragged length, "a=", "bb=", "ccc=", "a=" and so on; the answer is the prompt's letter."""
+
+    bounds = Bounds(alphabet=frozenset("abc="), prompt=4, reply=1)
+
+    def problem(self, seed: int, split: str) -> Problem:
+        letter = "abc"[seed % 3]
+        return Problem(letter * (1 + seed % 3) + "=", letter)
+
+    def step(self, state: str, reply: str) -> Step:
+        right = reply == state
+        return Step(state, None, float(right), Status.PASSED if right else Status.WRONG)
+
+    def gold(self, state: str) -> str:
+        return state
+
+
+class TwoTurns:
+    """The first reply is answered with "cc="; the second is paid if the first was "a"."""
+
+    bounds = Bounds(alphabet=frozenset("abc="), prompt=2, reply=1, turns=2, observation=3)
+
+    def problem(self, seed: int, split: str) -> Problem:
+        return Problem("b=", None)
+
+    def step(self, state: str | None, reply: str) -> Step:
+        if state is None:
+            return Step(reply, "cc=", 0.0, Status.OPEN)
+        right = state == "a"
+        return Step(state, None, float(right), Status.PASSED if right else Status.WRONG)
+
+    def gold(self, state: str | None) -> str:
+        return "a"
+
+
+def space_of(task, reply: int = 2, buckets: tuple[int, ...] = ()) -> Space:
+    """Room for a task's text, in one bucket unless smaller ones are given."""
+    bounds = task.bounds
+    space = Space(bounds.prompt, reply, bounds.observation, bounds.turns, ())
+    return space._replace(buckets=(*buckets, space.conversation))
+
+
+def actor_of(model, task, devices, sampling=WHOLE, reply: int = 2, buckets: tuple[int, ...] = ()) -> Actor:
+    """An actor on the letters' tokenizer."""
+    return Actor(model, task, LETTERS, space_of(task, reply, buckets), sampling, devices, jax.random.key(7))
+
+
+def problems_of(task, count: int) -> list:
+    """The first training problems of a task."""
+    return [(seed, task.problem(seed, "train")) for seed in range(count)]
+
+
+def as_numpy(tree):
+    return jax.tree.map(np.asarray, tree)

@@ -5,27 +5,28 @@ BIN := .venv/bin
 SEED ?= 0
 
 # The build of JAX for the accelerator of this machine, if it has one.
-EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
-	elif ls /dev/accel0 /dev/vfio/0 >/dev/null 2>&1; then echo tpu; fi)
-EXTRAS := dev$(if $(EXTRA),$(comma)$(EXTRA))
-comma := ,
+EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo ,cuda; \
+	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo ,tpu; fi)
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench clean .venv
 
-.venv: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlbench needs Python 3.11 or newer: make PYTHON=...")'
+.venv: .venv/installed
+
+# The file is made last, so that an install that was cut off is made again.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("rlbench needs Python 3.11 or newer: make PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
-	touch .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev$(EXTRA)]'
+	touch $@
 
 demo: .venv
 	$(BIN)/rlbench -m experiment=demo algo=ppo,grpo,async_grpo task=arithmetic seed=$(SEED)
 
 test: .venv
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2
 
-test-all: .venv
-	$(BIN)/pytest
+test-all: test
+	$(BIN)/pytest -m slow
 
 lint: .venv
 	$(BIN)/ruff check .

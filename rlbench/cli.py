@@ -26,7 +26,7 @@ ONE_LINE = (ConfigError, HydraException, OmegaConfBaseException, Diverged, JobFa
 
 def job(config: DictConfig) -> float | None:
     """One run, in the folder that Hydra chose; returns held-out accuracy, for sweepers that optimise it."""
-    # These import JAX, which the process that only launches jobs can do without.
+    # Here, so that the process that only launches jobs neither waits for these nor takes hold of an accelerator.
     from .experiment import run
     from .plan import make_plan
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .acting.rollout import Actor, Transcript
-from .types import Count, Fraction, Natural, Params
+from .types import Count, Fraction, Natural, Params, Status
 
 
 class Evaluation(NamedTuple):
@@ -26,27 +26,36 @@ def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -
     first_id = version * settings.problems * attempts
     greedy = [True] + [False] * settings.samples
     batch = actor.play(params, problems, attempts, first_id=first_id, version=version, greedy=greedy)
-    solved = solutions(batch.transcripts).reshape(settings.problems, attempts)
-    right = solved[:, 1:].sum(axis=1)
+    happened, solved = outcomes(batch.transcripts)
+    happened, solved = happened.reshape(-1, attempts), solved.reshape(-1, attempts)
+    judged, right = happened[:, 1:].sum(axis=1), solved[:, 1:].sum(axis=1)
     return {
-        "heldout/accuracy": float(solved[:, 0].mean()),
-        "heldout/sampled_accuracy": float(solved[:, 1:].mean()),
-        **{f"heldout/pass@{k}": float(pass_at(k, settings.samples, right).mean()) for k in settings.pass_at},
+        "heldout/accuracy": mean(solved[:, 0][happened[:, 0]]),
+        "heldout/sampled_accuracy": mean(solved[:, 1:][happened[:, 1:]]),
+        **{f"heldout/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
+        "heldout/infrastructure_failures": int((~happened).sum()),
     }
 
 
-def solutions(transcripts: list[Transcript]) -> np.ndarray:
-    """bool[rollouts]: which were solved."""
-    return np.array([transcript.solved for transcript in transcripts])
+def outcomes(transcripts: list[Transcript]) -> tuple[np.ndarray, np.ndarray]:
+    """bool[rollouts] each: which were judged at all, and which of those were solved."""
+    happened = np.array([transcript.status != Status.INFRASTRUCTURE for transcript in transcripts])
+    return happened, happened & np.array([transcript.solved for transcript in transcripts])
 
 
-def pass_at(k: int, samples: int, right: np.ndarray) -> np.ndarray:
+def mean(values: np.ndarray) -> float:
+    """The mean; 0 of nothing."""
+    return float(values.mean()) if len(values) else 0.0
+
+
+def pass_at(k: int, samples: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Unbiased pass@k, 1 - C(n - c, k) / C(n, k), as a stable product (arXiv:2107.03374, section 2.1).
 
     Args:
-      right: how many of the samples solved each problem.
+      samples: n, how many replies to each problem were judged; at least k where the result is used.
+      right: c, how many of them solved it.
     """
-    misses = samples - right
-    factors = 1.0 - k / np.arange(1, samples + 1)  # the product over n - c < i <= n
-    taken = np.arange(1, samples + 1) > misses[:, None]
-    return np.where(misses < k, 1.0, 1.0 - np.where(taken, factors, 1.0).prod(axis=1))
+    misses = (samples - right)[:, None]
+    i = np.arange(1, samples.max(initial=1) + 1)
+    taken = (i > misses) & (i <= samples[:, None])
+    return 1.0 - np.where(taken, 1.0 - np.minimum(k / i, 1.0), 1.0).prod(axis=1)

@@ -1,7 +1,6 @@
 """One run, from a plan to a summary: warm start, the act-and-learn loop, evaluation."""
 
 import contextlib
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from .plan import Plan
 from .running.schedule import stream
 from .tracking.files import Files
 from .types import Diverged, LearnerState, Params, Status
-from .warm_start import cached, warm_start
+from .warm_start import Cost, cached, warm_start
 
 
 def run(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -110,17 +109,13 @@ class Experiment:
             for tracker in self.trackers:
                 tracker.note(f"warm start {step}/{settings.steps}  accuracy {accuracy:.3f}")
 
-        def make():
+        def make() -> tuple[Params, Cost]:
+            devices = Devices(plan.devices)  # of its own: its memory is no part of the run's
             spending = Spending(1, 1, plan.spending.microbatch_tokens)
-            learner = Learner(
-                imitation(plan.model),
-                plan.warm_start_optimizer,
-                spending,
-                self.devices,
-                seed=settings.seed,
-                donate=True,
-            )
-            return warm_start(settings, plan.model, learner, self._actor(key, Sampling()), progress)
+            algorithm, optimizer = imitation(plan.model), plan.warm_start_optimizer
+            learner = Learner(algorithm, optimizer, spending, devices, seed=settings.seed, donate=True)
+            actor = Actor(plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key)
+            return warm_start(settings, plan.model, learner, actor, progress)
 
         like = jax.eval_shape(plan.model.init, key)
         folder = plan.cache / "warm_starts"
@@ -132,7 +127,8 @@ class Experiment:
         """Batch number `index`, sampled with the newest weights, and the seconds it took."""
         began = time.perf_counter()
         plan, state = self.plan, self.state
-        seeds = range(index * plan.problems, (index + 1) * plan.problems)
+        first = problem_seed(plan.seed) + index * plan.problems
+        seeds = range(first, first + plan.problems)
         problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
         policy = plan.algorithm.acting(state.trainable, state.frozen)
         batch = self.actor.play(
@@ -145,9 +141,6 @@ class Experiment:
         began = time.perf_counter()
         rollouts = self.devices.spread(batch.rollouts)
         state, metrics = self.learner.step(self.state, rollouts)
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise Diverged(state.version, name, value)
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
         self.state = state
         learn_seconds = time.perf_counter() - began
@@ -187,6 +180,11 @@ class Experiment:
         row = head | totals | row | {"wall_seconds": time.perf_counter() - self.began}
         for tracker in self.trackers:
             tracker.log(row)
+
+
+def problem_seed(seed: int) -> int:
+    """The number of a run's first training problem: runs of different seeds have no problem number in common."""
+    return seed << 32
 
 
 def mean(values: Any) -> float:

@@ -37,16 +37,21 @@ def print_help(overrides: Sequence[str]) -> None:
     for group in sorted(path.name for path in root.iterdir() if any(path.glob("*.yaml"))):
         print(f"  {group}")
         for option in sorted((root / group).glob("*.yaml")):
-            chosen = "*" if option.stem in str(choices.get(group)) else " "
+            chosen = "*" if option.stem in names(choices.get(group)) else " "
             print(f"   {chosen} {option.stem:16} {summary_of(option)}")
     print("\nKeys: set a value with key=value.\n")
     comments = dict(comments_of(root / "config.yaml", ""))
     for group, option in choices.items():
-        for name in option if isinstance(option, list) else [option]:
+        for name in names(option):
             folder, _, package = group.partition("@")
             comments |= comments_of(root / folder / f"{name}.yaml", package or folder)
     for key, value in leaves(config):
         print(f"  {key:34} {value:24} {comments.get(key, '')}".rstrip())
+
+
+def names(choice: str | list[str] | None) -> list[str]:
+    """The options chosen of a group: none, one or several."""
+    return choice if isinstance(choice, list) else [choice] if choice else []
 
 
 def summary_of(option: Path) -> str:

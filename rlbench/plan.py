@@ -2,12 +2,14 @@
 
 import inspect
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import optax
+from hydra.utils import get_object
 
 from .acting.generate import Sampling
 from .acting.rollout import Space
@@ -95,7 +97,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         devices=list(devices or jax.local_devices()),
         seed=scalars.seed,
         steps=scalars.steps,
-        cache=cache_folder(scalars.cache),
+        cache=writable(cache_folder(scalars.cache)),
         task=task,
         tokenizer=tokenizer,
         model=model,
@@ -109,14 +111,29 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         evaluation=read(Evaluation, config["evaluation"], "evaluation"),
         warm_start=warm_start,
         warm_start_optimizer=build(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
-        warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")},
-        sources=[Path(inspect.getfile(type(plugin))) for plugin in (task, tokenizer)],
+        warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "batch", "warm_start")},
+        sources=[source_of(config[name]) for name in ("tokenizer", "task", "model", "optimizer")],
         trackers=[build(node, f"tracker.{name}") for name, node in config["tracker"].items()],
     )
     check_sizes(plan)
     if plan.sampling != Sampling():
         log.warning("sampling is truncated, recorded log-probabilities are not: the data is off-policy")
     return plan
+
+
+def source_of(node: dict[str, Any]) -> Path:
+    """The file of the function or class that a node names."""
+    return Path(inspect.getfile(get_object(node["_target_"])))
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be; better now than after the work that is to be kept there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise ConfigError("cache", folder, f"a folder that can be written to: {error.strerror}") from None
 
 
 def without(section: dict[str, Any], name: str) -> dict[str, Any]:
@@ -146,6 +163,7 @@ def check_sizes(plan: Plan) -> None:
         ("batch.rollouts", plan.rollouts, plan.spending.minibatches * devices, "batch.minibatches"),
         ("evaluation.problems", plan.evaluation.problems, devices, "the number of devices"),
         ("warm_start.rollouts", plan.warm_start.rollouts, devices, "the number of devices"),
+        ("warm_start.problems", plan.warm_start.problems, devices, "the number of devices"),
     ):
         if rows % unit:
             raise ConfigError(key, rows, f"has to be a multiple of {unit}, for {why}{over_devices}")

@@ -34,7 +34,11 @@ def build(node: Any, key: str, *given: Any) -> Any:
         function = get_object(target)
     except Exception as error:  # whatever importing a stranger's module may raise
         raise ConfigError(f"{key}._target_", target, f"cannot be imported: {error}") from error
-    return function(*given, **checked(function, settings, key, skip=len(given)))
+    arguments = checked(function, settings, key, skip=len(given))
+    try:
+        return function(*given, **arguments)
+    except ConfigError as error:
+        raise error.below(key) from None
 
 
 def read(kind: Callable[..., Any], node: Any, key: str) -> Any:

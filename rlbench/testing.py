@@ -83,7 +83,7 @@ def check_shapes(case: Case) -> None:
         assert value.shape[0] == len(case.rollouts.group), f"score {name!r} has shape {value.shape}: one row a rollout"
     loss = case.loss(case.rollouts, scores)
     chex.assert_shape((loss.total, loss.weight), ())
-    chex.assert_shape(list(loss.metrics.values()), ())
+    chex.assert_shape(jax.tree.leaves(loss.metrics), ())
     chex.assert_trees_all_equal_structs(case.gradient(case.rollouts, scores), case.trainable)
     assert case.algorithm.group_size >= 1
 

@@ -65,7 +65,7 @@ class Model(NamedTuple):
     resized: Callable[..., "Model"]  # (**sizes) -> the same architecture at other sizes
     emits: AnyArray  # bool[outputs]  tokens that may be chosen
     temperature: float
-    chunk_tokens: int  # tokens that one forward pass may hold at once, per device
+    chunk_tokens: int  # tokens that one forward pass may hold at once, over all devices
 
 
 def policy_of(trainable: Params, frozen: Params) -> Params:
@@ -113,7 +113,10 @@ class Problem(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The environment's answer to one reply. `observation` is None when the conversation is over."""
+    """The environment's answer to one reply.
+
+    The conversation goes on while the status is OPEN and there is an observation for the model to read.
+    """
 
     state: Any
     observation: str | None
@@ -149,10 +152,9 @@ class Task(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back."""
+    """Text to token ids and back. By convention id 0 pads and id 1 ends a reply; neither is in an encoded text."""
 
     vocabulary: int  # how many ids there are
-    end: int  # the id that ends a reply
     emits: Any  # bool[vocabulary]: ids that a policy may choose
 
     def encode(self, text: str) -> list[int]:
@@ -180,6 +182,11 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: Any, allowed: str):
         super().__init__(key, value, allowed)
+
+    def below(self, place: str) -> "ConfigError":
+        """The same error of a key that stands below a place in the config."""
+        key, value, allowed = self.args
+        return ConfigError(f"{place}.{key}", value, allowed)
 
     def __str__(self) -> str:
         key, value, allowed = self.args

@@ -25,6 +25,7 @@ class WarmStart(NamedTuple):
     steps: Natural  # at the most; 0 starts from random weights
     rollouts: Count  # gold replies a step
     accuracy: Fraction  # at which to stop
+    problems: Count  # that accuracy is measured on
     check_every: Count  # steps between looks at accuracy
     seed: Natural
 
@@ -49,23 +50,24 @@ def warm_start(
       progress: told of steps taken and accuracy.
     """
     began = time.perf_counter()
-    init, start = jax.random.split(jax.random.key(settings.seed))
-    state = learner.init(start, model.init(init))
+    init, algorithm = jax.random.split(jax.random.key(settings.seed))
+    state = learner.init(algorithm, model.init(init))
     task, tokens, step = actor.task, 0, 0
 
-    def problems(first: int) -> list[Any]:
-        return [(seed, task.problem(seed, "train")) for seed in range(first, first + settings.rollouts)]
+    start = (settings.seed << 32) + (1 << 31)  # numbers of problems that no learner step comes to
+
+    def problems(first: int, count: int) -> list[Any]:
+        return [(seed, task.problem(seed, "train")) for seed in range(start + first, start + first + count)]
 
     while step < settings.steps:
-        batch = demonstrate(task, actor.tokenizer, actor.space, problems(step * settings.rollouts))
+        batch = demonstrate(task, actor.tokenizer, actor.space, problems(step * settings.rollouts, settings.rollouts))
         tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in batch.transcripts)
         state, _ = learner.step(state, learner.devices.spread(batch.rollouts))
         step += 1
         if step % settings.check_every == 0:
-            # Problems that later steps will imitate: not seen yet, so that memory does not count.
-            ahead = problems(settings.steps * settings.rollouts)
+            ahead = problems(settings.steps * settings.rollouts, settings.problems)  # beyond those that are imitated
             played = actor.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
-            accuracy = sum(t.solved for t in played.transcripts) / settings.rollouts
+            accuracy = sum(t.solved for t in played.transcripts) / settings.problems
             progress(step, accuracy)
             if accuracy >= settings.accuracy:
                 break

@@ -35,7 +35,7 @@ class Arithmetic:
 
     def __init__(self, *, operations: Sequence[Operation], digits: Count, partial_credit: bool):
         if not operations:
-            raise ConfigError("task.operations", "[]", "at least one of add, subtract, multiply, square_root")
+            raise ConfigError("operations", "[]", "at least one of add, subtract, multiply, square_root")
         self.operations, self.partial_credit = tuple(operations), partial_credit
         self.operands = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
         top, low = self.operands[-1], self.operands[0]

@@ -1,9 +1,10 @@
-"""Before JAX is imported anywhere: four simulated devices, and a compilation cache for the whole session."""
+"""Before JAX is imported anywhere: four simulated CPU devices, and a compilation cache for the whole session."""
 
 import os
 import tempfile
 from pathlib import Path
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances and memory are those of a CPU; processes inherit it
 FLAG = "--xla_force_host_platform_device_count=4"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
 CACHE = Path(

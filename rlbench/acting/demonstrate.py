@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ..types import Problem, Status, Task, Tokenizer
+from ..models.tokenizers import END
+from ..types import Problem, Task, Tokenizer
 from .rollout import Batch, Conversation, Space, pack
 
 
@@ -11,11 +12,10 @@ def demonstrate(task: Task, tokenizer: Tokenizer, space: Space, problems: Sequen
     conversations = []
     for seed, problem in problems:
         conversation = Conversation(seed, problem, tokenizer.encode(problem.prompt))
-        for _ in range(space.turns):
+        for turn in range(space.turns):
             reply = task.gold(conversation.state)
-            conversation.say([*tokenizer.encode(reply), tokenizer.end], chosen=True)
-            conversation.hear(task, tokenizer, reply)
-            if conversation.status != Status.OPEN:
+            conversation.say([*tokenizer.encode(reply), END], chosen=True)
+            if not conversation.hear(task, tokenizer, reply, last=turn == space.turns - 1):
                 break
         conversations.append(conversation)
     return pack(conversations, 1, 0, space.buckets)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ..devices import Devices, Program
-from ..models.tokenizers import PAD
+from ..models.tokenizers import END, PAD
 from ..types import Array, Model, Params, Problem, Rollouts, Status, Task, Tokenizer
 from .generate import Reply, Sampling, chooser, first_reply, next_reply
 
@@ -71,12 +71,12 @@ class Conversation:
         self.logp += logp or [0.0] * len(tokens)
         self.reward += [0.0] * len(tokens)
 
-    def hear(self, task: Task, tokenizer: Tokenizer, reply: str) -> list[int]:
-        """The environment's answer to a reply, already said; empty when the conversation is over."""
+    def hear(self, task: Task, tokenizer: Tokenizer, reply: str, last: bool) -> list[int]:
+        """The environment's answer to a reply; empty where the conversation is over, or was in its last turn."""
         self.replies.append(reply)
         self.state, observation, reward, self.status, _ = task.step(self.state, reply)
         self.reward[-1] += reward
-        if observation is None:
+        if last or observation is None or self.status != Status.OPEN:
             return []
         answer = tokenizer.encode(observation)
         self.say(answer, chosen=False)
@@ -143,15 +143,16 @@ class Actor:
         key: Array,
     ):
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
+        self.key = devices.replicate(key)
         slots = space.conversation - space.prompt
 
-        def first(params: Params, prompt: Array, length: Array, ids: Array, greedy: Array):
+        def first(params: Params, key: Array, prompt: Array, length: Array, ids: Array, greedy: Array):
             reply, cache = first_reply(
                 model, params, prompt, length, chooser(key, ids, greedy), sampling, space.reply, slots
             )
             return (reply, cache) if space.turns > 1 else (reply, None)
 
-        def following(params: Params, cache: Any, said: Array, length: Array, ids: Array, greedy: Array):
+        def following(params: Params, cache: Any, key: Array, said: Array, length: Array, ids: Array, greedy: Array):
             return next_reply(model, params, cache, said, length, chooser(key, ids, greedy), sampling, space.reply)
 
         self.first = Program(devices, first)
@@ -182,13 +183,13 @@ class Actor:
         spread = self.devices.spread
         ids = spread(np.arange(first_id, first_id + rows, dtype=np.uint32))
         greed = spread(np.tile(np.array(greedy or [False] * group_size), len(problems)))
-        reply, cache = self.first(params, *spread(ragged(prompts, self.space.prompt)), ids, greed)
+        reply, cache = self.first(params, self.key, *spread(ragged(prompts, self.space.prompt)), ids, greed)
         for turn in range(self.space.turns):
             answers = self._listen(jax.device_get(reply), conversations, last=turn == self.space.turns - 1)
             if not any(answers):
                 break
             said = spread(ragged(answers, 1 + self.space.observation))
-            reply, cache = self.following(params, cache, *said, ids, greed)
+            reply, cache = self.following(params, cache, self.key, *said, ids, greed)
         return pack(conversations, group_size, version, self.space.buckets)
 
     def _listen(self, reply: Reply, conversations: Sequence[Conversation], last: bool) -> list[list[int]]:
@@ -201,9 +202,9 @@ class Actor:
                 continue
             tokens = reply.tokens[row, :length].tolist()
             conversation.say(tokens, chosen=True, logp=reply.logp[row, :length].tolist())
-            conversation.truncated = tokens[-1] != self.tokenizer.end
-            answer = conversation.hear(self.task, self.tokenizer, self.tokenizer.decode(tokens))
-            reads.append([tokens[-1], *answer] if answer and not last else [])
+            conversation.truncated = tokens[-1] != END
+            answer = conversation.hear(self.task, self.tokenizer, self.tokenizer.decode(tokens), last)
+            reads.append([tokens[-1], *answer] if answer else [])
         return reads
 
 

@@ -1,5 +1,6 @@
 """The learner: one batch in, one version of the parameters out."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import optax
 
 from ..devices import Devices, Program
 from ..models.likelihood import chunk_count
-from ..types import Algorithm, Array, LearnerState, Loss, Params, Rollouts
+from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Rollouts
 
 
 class Spending(NamedTuple):
@@ -54,7 +55,11 @@ class Learner:
         return LearnerState(trainable, frozen, opt_state, version=0)
 
     def step(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float]]:
-        """One learner step on one batch; metrics are means over its updates."""
+        """One learner step on one batch; metrics are means over its updates.
+
+        Raises:
+          Diverged: a metric is not finite.
+        """
         trainable, frozen, opt_state, version = state
         scores = self.score(trainable, frozen, rollouts, jnp.int32(version))
         random = np.random.default_rng([self.seed, version])
@@ -65,6 +70,9 @@ class Learner:
                 trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, rows)
                 reports.append(report)
         means = jax.tree.map(lambda *values: float(np.mean(values)), *jax.device_get(reports))
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise Diverged(version + 1, name, value)
         return LearnerState(trainable, frozen, opt_state, version + 1), means
 
     def _update(self, trainable, opt_state, frozen, rollouts, scores, rows):
@@ -96,4 +104,5 @@ class Learner:
             report[f"grad_norm/{name}"] = optax.tree.norm(part)
             change, states[name] = self.optimizer.update(part, opt_state[name], trainable[name])
             params[name] = optax.apply_updates(trainable[name], change)
+            report[f"param_norm/{name}"] = optax.tree.norm(params[name])
         return params, states, report

@@ -15,11 +15,9 @@ class Characters:
         and the newline.
     """
 
-    end = END
-
     def __init__(self, *, alphabet: str):
         if not alphabet or len(set(alphabet)) < len(alphabet):
-            raise ConfigError("tokenizer.alphabet", repr(alphabet), "at least one character, each once")
+            raise ConfigError("alphabet", repr(alphabet), "at least one character, each once")
         self.alphabet = alphabet
         self.vocabulary = 2 + len(alphabet)
         self.emits = np.arange(self.vocabulary) != PAD

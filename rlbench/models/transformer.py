@@ -1,5 +1,6 @@
 """A decoder-only transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..plugins import nearest
 from ..types import Array, ConfigError, Count, Model, Params, Positive, Tokenizer
 from .cache import Cache, Segment, reserve, visible, write
 
@@ -38,22 +40,16 @@ def transformer(
       hidden: width of the feed-forward block.
       attention: implementation of full-sequence attention; "cudnn" is the fused kernel of NVIDIA
         GPUs and wants compute_dtype bfloat16 or float16.
-      chunk_tokens: tokens that one forward pass may hold at once, per device; larger batches go
+      chunk_tokens: tokens that one forward pass may hold at once, over all devices; larger batches go
         through in chunks.
     """
-    if width % heads or (width // heads) % 2:
-        raise ConfigError("model.width", width, f"a multiple of 2 * model.heads = {2 * heads}")
-    if heads % kv_heads:
-        raise ConfigError("model.kv_heads", kv_heads, f"a divisor of model.heads = {heads}")
+    own = {"layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads, "hidden": hidden}
+    if attention == "cudnn" and compute_dtype == "float32":
+        raise ConfigError("attention", attention, "wants model.compute_dtype bfloat16 or float16")
 
     def build(outputs: int, **sizes: int) -> Model:
-        size: dict[str, Any] = {
-            "layers": layers,
-            "width": width,
-            "heads": heads,
-            "kv_heads": kv_heads,
-            "hidden": hidden,
-        } | sizes
+        size: dict[str, Any] = own | sizes
+        check_sizes(size, known=own)
         network = Network(
             vocabulary=tokenizer.vocabulary,
             outputs=outputs,
@@ -82,6 +78,18 @@ def transformer(
         return Model(init, apply, extend, segment, build, emits, temperature, chunk_tokens)
 
     return build(tokenizer.vocabulary)
+
+
+def check_sizes(size: dict[str, int], known: Collection[str]) -> None:
+    """Sizes that a network cannot have are errors of the config that named them."""
+    for name in size:
+        if name not in known:
+            raise ConfigError(name, size[name], f"no size of a transformer{nearest(name, known)}")
+    width, heads, kv_heads = size["width"], size["heads"], size["kv_heads"]
+    if width % heads or (width // heads) % 2:
+        raise ConfigError("width", width, f"a multiple of 2 * heads = {2 * heads}")
+    if heads % kv_heads:
+        raise ConfigError("kv_heads", kv_heads, f"a divisor of heads = {heads}")
 
 
 def graft(params: Params, donor: Params) -> Params:

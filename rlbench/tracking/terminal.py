@@ -22,9 +22,9 @@ class Terminal:
         )
         self.bar = self.progress.add_task("", total=None, news="")
         self.heldout = ""
-        self.progress.start()
 
     def log(self, row: dict[str, Any]) -> None:
+        self.progress.start()
         if "heldout/accuracy" in row:
             self.heldout = f"held-out {row['heldout/accuracy']:.3f}"
         news = self.heldout
@@ -35,9 +35,10 @@ class Terminal:
             )
         self.progress.update(self.bar, description=row["algo"], completed=row["step"], total=row["steps"], news=news)
         if not self.console.is_terminal and "heldout/accuracy" in row:
-            self.console.print(f"{row['algo']} {row['step']}/{row['steps']}  {news}")
+            self.console.print(f"{row['algo']} {row['step']}/{row['steps']}  {news}", soft_wrap=True)
 
     def note(self, text: str) -> None:
+        self.progress.start()
         self.progress.update(self.bar, news=text)
         if not self.console.is_terminal:
             self.console.print(text)

@@ -48,6 +48,16 @@ def test_four_devices_do_what_one_does(name):
     assert one_metrics == pytest.approx(four_metrics, rel=1e-5, abs=1e-5)
 
 
+def test_four_devices_go_on_without_compiling_again():
+    model = small_model()
+    learner = Learner(algorithm_of("ppo", model), optax.adam(1e-3), Spending(2, 3, 48), Devices(), seed=0, donate=True)
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+    rollouts = learner.devices.spread(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
+    for _ in range(3):
+        state, _ = learner.step(state, rollouts)
+    assert (learner.score.compilations, learner.update.compilations) == (1, 1)
+
+
 def test_a_batch_lies_in_rows_over_all_devices():
     spread = Devices().spread(np.zeros((8, 3)))
     assert [shard.data.shape for shard in spread.addressable_shards] == [(2, 3)] * 4

@@ -83,6 +83,24 @@ def test_rows_end_at_different_turns_and_broken_ones_did_not_happen(devices):
         assert batch.rollouts.mask[row].any() == (status != Status.INFRASTRUCTURE)
 
 
+class Talkative(TwoTurns):
+    """Says something after every reply, also when the conversation is over."""
+
+    def step(self, state, reply):
+        status = Status.INFRASTRUCTURE if reply == "c" else Status.OPEN
+        return Step(reply, "cc=", 0.0, status)
+
+
+def test_nothing_is_read_after_the_end(devices):
+    """The last turn's observation, or one of a conversation that broke, is nobody's to read."""
+    batch = play(Talkative(), devices, problems=30)
+    for row, transcript in enumerate(batch.transcripts):
+        if "c" in transcript.replies:
+            assert transcript.replies[-1] == "c" and not batch.rollouts.mask[row].any()
+        assert transcript.observation_tokens == 3 * (len(transcript.replies) - 1)
+    assert {1, 2} == {len(t.replies) for t in batch.transcripts}
+
+
 def test_randomness_is_of_the_rollouts_id_not_of_its_place(devices):
     """The same ids in other batches, groups and buckets say the same."""
     whole = play(TwoTurns(), devices, problems=8, group=1)

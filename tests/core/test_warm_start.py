@@ -45,7 +45,7 @@ def test_the_source_of_a_plugin_is_content(tmp_path):
 def test_imitation_reaches_the_accuracy_it_stops_at(devices):
     model = small_model()
     learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
-    settings = WarmStart(steps=300, rollouts=12, accuracy=0.9, check_every=2, seed=0)
+    settings = WarmStart(steps=300, rollouts=12, accuracy=0.9, problems=24, check_every=2, seed=0)
     seen = []
     actor = actor_of(model, Copy(), devices)
     params, cost = warm_start(settings, model, learner, actor, lambda step, accuracy: seen.append((step, accuracy)))

@@ -1,0 +1,137 @@
+"""One GRPO step, rlbench against a plain JAX loop: 64 problems x 8 replies of at most 4 tokens, 0.9 M parameters.
+
+The plain loop is what one writes first, on the same network, task and numbers: every reply has a
+cache of its own, and the gradient takes the whole batch at once. Both are timed in turn, step by
+step; printed are medians, and the median of the ratios of neighbouring steps.
+
+    python benchmarks/step.py [steps]
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from hydra import compose, initialize_config_module
+from rich.console import Console
+from rich.table import Table
+
+from rlbench.acting.rollout import Actor, ragged
+from rlbench.devices import Devices
+from rlbench.learning.learner import Learner
+from rlbench.models.cache import empty
+from rlbench.models.likelihood import log_policy
+from rlbench.plan import Plan, make_plan
+
+OVERRIDES = ["model=micro", "algo=grpo", "batch.rollouts=512", "tracker=none", "optimizer=sgd"]
+RATE, CLIP, KL = 1e-4, 0.2, 0.04
+
+
+def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
+    """A step as rlbench takes it: seconds of acting and of learning."""
+    devices = Devices(plan.devices)
+    actor = Actor(plan.model, plan.task, plan.tokenizer, plan.space, plan.sampling, devices, jax.random.key(0))
+    learner = Learner(plan.algorithm, optax.adam(RATE), plan.spending, devices, seed=0, donate=True)
+    state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)))
+
+    def step(index: int) -> tuple[float, float]:
+        nonlocal state
+        start = time.perf_counter()
+        seeds = range(index * plan.problems, (index + 1) * plan.problems)
+        problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
+        policy = state.trainable["policy"]
+        batch = actor.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
+        middle = time.perf_counter()
+        state, _ = learner.step(state, devices.spread(batch.rollouts))
+        return middle - start, time.perf_counter() - middle
+
+    return step
+
+
+def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
+    """The same step without rlbench's sampling loop and learner: seconds of acting and of learning."""
+    model, space, group = plan.model._replace(chunk_tokens=10**9), plan.space, plan.algorithm.group_size
+    optimizer = optax.adam(RATE)
+    params = reference = model.init(jax.random.key(2))
+    opt_state = optimizer.init(params)
+
+    def logp_of(params, tokens):
+        logp = log_policy(model, model.apply(params, tokens[:, :-1]))
+        return jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)[..., 0]
+
+    @jax.jit
+    def sample(params, prompts, lengths, key):
+        rows = len(prompts)
+        outputs, cache = model.extend(params, empty(model, rows, space.conversation), prompts, lengths)
+
+        def one(carry, key):
+            outputs, cache = carry
+            token = jax.random.categorical(key, log_policy(model, outputs)).astype(jnp.int32)
+            return model.extend(params, cache, token[:, None], jnp.ones(rows, jnp.int32)), token
+
+        _, tokens = jax.lax.scan(one, (outputs, cache), jax.random.split(key, space.reply))
+        return tokens.T
+
+    @jax.jit
+    def update(params, opt_state, tokens, mask, reward):
+        by_group = reward.reshape(-1, group)
+        advantage = by_group - by_group.mean(axis=1, keepdims=True)
+        advantage = (advantage / (by_group.std(axis=1, ddof=1, keepdims=True) + 1e-6)).reshape(-1, 1)
+        ref = logp_of(reference, tokens)
+
+        def loss(params):
+            logp = logp_of(params, tokens)
+            ratio = jnp.exp(logp - jax.lax.stop_gradient(logp))  # one update a batch: the data is fresh
+            gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - CLIP, 1 + CLIP) * advantage)
+            kl = jnp.exp(ref - logp) - (ref - logp) - 1
+            per_row = jnp.where(mask, KL * kl - gain, 0).sum(axis=1) / mask.sum(axis=1)
+            return per_row.mean()
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+        return optax.apply_updates(params, updates), opt_state
+
+    def step(index: int) -> tuple[float, float]:
+        nonlocal params, opt_state
+        start = time.perf_counter()
+        problems = [plan.task.problem(index * plan.problems + i, "train") for i in range(plan.problems)]
+        encoded = [plan.tokenizer.encode(problem.prompt) for problem in problems]
+        prompts, lengths = (np.repeat(x, group, axis=0) for x in ragged(encoded, space.prompt))
+        replies = np.asarray(sample(params, prompts, lengths, jax.random.key(index)))
+        tokens = np.concatenate([prompts, replies], axis=1)
+        mask, reward = np.zeros(tokens.shape, bool), np.zeros(len(tokens), np.float32)
+        for row, reply in enumerate(replies):
+            said = reply.tolist()
+            length = said.index(plan.tokenizer.end) + 1 if plan.tokenizer.end in said else len(said)
+            reward[row] = plan.task.step(problems[row // group].state, plan.tokenizer.decode(said[:length])).reward
+            mask[row, space.prompt : space.prompt + length] = True
+        middle = time.perf_counter()
+        params, opt_state = jax.block_until_ready(update(params, opt_state, tokens, mask[:, 1:], reward))
+        return middle - start, time.perf_counter() - middle
+
+    return step
+
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    with initialize_config_module("rlbench.conf", version_base="1.3"):
+        plan = make_plan(compose("config", OVERRIDES), {"algo": "grpo", "task": "arithmetic"}, jax.devices()[:1])
+    ours, plain = rlbench_step(plan), plain_step(plan)
+    for index in range(3):
+        ours(index), plain(index)
+    times = np.array([[ours(index), plain(index)] for index in range(3, 3 + steps)])  # [steps, who, part]
+    table = Table(title=f"seconds a GRPO step, median of {steps}, on {jax.devices()[0].device_kind}")
+    for name in ("", "acting", "learning", "step"):
+        table.add_column(name, justify="right")
+    for name, parts in zip(("rlbench", "plain loop"), np.median(times, axis=0), strict=True):
+        table.add_row(name, *(f"{x:.3f}" for x in (*parts, parts.sum())))
+    ratios = np.concatenate([times[:, 0] / times[:, 1], (times[:, 0].sum(1) / times[:, 1].sum(1))[:, None]], axis=1)
+    table.add_row("ratio", *(f"{statistics.median(column):.2f}" for column in ratios.T))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

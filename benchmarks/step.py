@@ -25,6 +25,7 @@ from rlbench.devices import Devices
 from rlbench.learning.learner import Learner
 from rlbench.models.cache import empty
 from rlbench.models.likelihood import log_policy
+from rlbench.models.tokenizers import END
 from rlbench.plan import Plan, make_plan
 
 OVERRIDES = ["model=micro", "algo=grpo", "batch.rollouts=512", "tracker=none", "optimizer=sgd"]
@@ -105,7 +106,7 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         mask, reward = np.zeros(tokens.shape, bool), np.zeros(len(tokens), np.float32)
         for row, reply in enumerate(replies):
             said = reply.tolist()
-            length = said.index(plan.tokenizer.end) + 1 if plan.tokenizer.end in said else len(said)
+            length = said.index(END) + 1 if END in said else len(said)
             reward[row] = plan.task.step(problems[row // group].state, plan.tokenizer.decode(said[:length])).reward
             mask[row, space.prompt : space.prompt + length] = True
         middle = time.perf_counter()

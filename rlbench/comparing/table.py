@@ -24,7 +24,9 @@ def natural(path: Path) -> list[tuple[bool, int, str]]:
 def results_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One line a run: what it learned, and what that took. What is the same for all is in the title."""
     same = {name: rows[0][name] for name in ("task", "seed", "status") if len({row[name] for row in rows}) == 1}
-    table = Table(title=", ".join(f"{name} {value}" for name, value in same.items()), box=box.SIMPLE_HEAD)
+    table = Table(
+        title=", ".join(f"{name} {value}" for name, value in same.items()), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     columns = {
         "algorithm": lambda row: row["algo"],
         "task": lambda row: row["task"],
@@ -40,7 +42,7 @@ def results_table(rows: Sequence[dict[str, Any]]) -> Table:
     }
     shown = {name: cell for name, cell in columns.items() if name not in same}
     for name in shown:
-        table.add_column(name, justify="left" if name in ("algorithm", "task", "status") else "right")
+        table.add_column(name, justify="left" if name in ("algorithm", "task", "status") else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(cell(row) for cell in shown.values()))
     return table

@@ -41,7 +41,7 @@ class Terminal:
         self.progress.start()
         self.progress.update(self.bar, news=text)
         if not self.console.is_terminal:
-            self.console.print(text)
+            self.console.print(text, soft_wrap=True)
 
     def finish(self, summary: dict[str, Any]) -> None:
         self.progress.stop()

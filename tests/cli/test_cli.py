@@ -1,7 +1,9 @@
 """The command line, as a person uses it: in a process of its own."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -72,6 +74,33 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     assert {"reward", "accuracy", "rollouts_per_second", "loss", "staleness_max"} <= log[-1].keys()
     assert "heldout/pass@2" in log[-1]
     assert "accuracy" in done.stdout and algo in done.stdout, "the table"
+
+
+def test_somebody_who_watches_sees_a_progress_bar(cache, tmp_path):
+    """On a terminal of 120 columns: reward, accuracy, speed, and the cursor back at the end, also of an error."""
+    for words, seen in ((TINY, "3/3"), (["batch.rollouts=10"], "has to be a multiple")):
+        ours, theirs = pty.openpty()
+        how = settings(tmp_path)
+        how["env"] |= {"TERM": "xterm", "COLUMNS": "120"}
+        run = subprocess.Popen(command(cache, *words), **how, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        output = read_all(ours)
+        assert run.wait() in (0, 2)
+        assert seen in output
+        assert output.count("\x1b[?25l") == output.count("\x1b[?25h"), "the cursor is hidden and shown again"
+        if words is TINY:
+            assert re.search(r"reward \d\.\d{3}  accuracy \d\.\d{3}  [\d,]+ rollouts/s", output)
+        else:
+            assert output.strip().count("\n") == 0, output
+
+
+def read_all(terminal: int) -> str:
+    """What a process wrote to its terminal, until it let go of it."""
+    output = b""
+    with contextlib.suppress(OSError):  # Linux's word for the end
+        while chunk := os.read(terminal, 65536):
+            output += chunk
+    return output.decode()
 
 
 def test_runs_of_a_sweep_share_their_start_and_have_a_table(rlbench, tmp_path):

@@ -56,6 +56,27 @@ def test_a_constant_reward_teaches_nothing(tmp_path, cache, algo):
         jax.tree.map(lambda now, before: np.testing.assert_allclose(now, before, atol=1e-6), policy, start)
 
 
+@pytest.mark.parametrize("runner", ["sync", "async"])
+def test_a_run_compiles_each_function_once_a_bucket(tmp_path, cache, runner):
+    """Two turns, evaluations in between, several updates a batch; rows of Rollouts in one or two lengths."""
+    words = ["steps=6", "evaluation.every=2", "batch.minibatches=2", "batch.epochs=2", f"runner={runner}"]
+    for buckets, lengths in (("null", {8}), ("[6]", {6, 8})):
+        run, _ = train(tmp_path, cache, "ppo", "DelayedReward", *words, f"batch.buckets={buckets}")
+        sampling = [actor.first for actor in (run.actor, run.evaluator)]
+        sampling += [actor.following for actor in (run.actor, run.evaluator)]
+        assert [program.compilations for program in sampling] == [1, 1, 1, 1]
+        assert set(run.plan.space.buckets) == lengths
+        assert 1 <= run.learner.update.compilations == run.learner.score.compilations <= len(lengths)
+
+
+def test_truncated_sampling_is_warned_of_in_training(caplog):
+    with initialize_config_module("rlbench.conf", version_base="1.3"):
+        for words, warned in (([], False), (["sampling.top_k=5"], True), (["evaluation.top_p=0.9"], False)):
+            caplog.clear()
+            make_plan(compose("config", words), {"algo": "grpo", "task": "arithmetic"}, jax.devices()[:1])
+            assert ("off-policy" in caplog.text) == warned
+
+
 def test_a_critic_learns_a_constant_reward(tmp_path, cache):
     experiment, _ = train(tmp_path, cache, "ppo", "ConstantReward", "steps=60")
     batch, _ = experiment._act(0)

@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .comparing.table import show_table
@@ -35,7 +35,9 @@ def job(config: DictConfig) -> float | None:
     names = {group: context.runtime.choices[group] for group in ("algo", "task")}
     folder = Path(context.runtime.output_dir)
     try:
-        summary = run(make_plan(config, names), folder)
+        plan = make_plan(config, names)
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)  # Hydra's own copy keeps the interpolations
+        summary = run(plan, folder)
     except ONE_LINE as error:
         if alone:
             fail(error)  # here, since Hydra would print a line of its own

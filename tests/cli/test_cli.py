@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 
 from rlbench.help import leaves
@@ -58,7 +59,8 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     done = rlbench(f"algo={algo}", "seed=3", *TINY)
     assert done.returncode == 0, done.stderr
     (folder,) = folders(tmp_path / "outputs")
-    assert (folder / ".hydra/config.yaml").exists()
+    resolved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert resolved["seed"] == resolved["warm_start"]["seed"] == 3, "interpolations are resolved"
     summary = json.loads((folder / "summary.json").read_text())
     assert {"algo": algo, "task": "arithmetic", "seed": 3, "status": "finished"}.items() <= summary.items()
     assert (summary["learner_steps"], summary["rollouts"]) == (3, 48)

@@ -1,6 +1,7 @@
 """One run, from a plan to a summary: warm start, the act-and-learn loop, evaluation."""
 
 import contextlib
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
         experiment.go()
         experiment.summary["status"] = "finished"
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would cost the summary
         status = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}.get(type(error), "failed")
         experiment.summary |= {"status": status, "error": f"{type(error).__name__}: {error}".rstrip(": ")}
         raise
@@ -57,7 +60,7 @@ class Experiment:
         self.memory = MemoryMeter(plan.devices[0])
         self.devices = Devices(plan.devices, self.memory.observe)
         self.began = time.perf_counter()
-        self.rollouts = self.tokens = 0
+        self.learner_steps = self.rollouts = self.tokens = 0
         acting, evaluating, self.init_key = jax.random.split(jax.random.key(plan.seed), 3)
         self.actor = self._actor(acting, plan.sampling)
         self.evaluator = self._actor(evaluating, Sampling(plan.evaluation.top_k, plan.evaluation.top_p))
@@ -86,7 +89,7 @@ class Experiment:
     def finish(self) -> None:
         """Writes the summary, whatever became of the run."""
         self.summary |= {
-            "learner_steps": self.state.version if hasattr(self, "state") else 0,
+            "learner_steps": self.learner_steps,
             "rollouts": self.rollouts,
             "tokens": self.tokens,
             "wall_seconds": time.perf_counter() - self.began,
@@ -142,7 +145,7 @@ class Experiment:
         rollouts = self.devices.spread(batch.rollouts)
         state, metrics = self.learner.step(self.state, rollouts)
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
-        self.state = state
+        self.state, self.learner_steps = state, state.version
         learn_seconds = time.perf_counter() - began
         transcripts = batch.transcripts
         happened = [t for t in transcripts if t.status != Status.INFRASTRUCTURE]

@@ -213,13 +213,7 @@ def test_nan_stops_the_run_with_the_step_and_the_metric(rlbench, tmp_path):
 @pytest.mark.parametrize("runner", ["sync", "async"])
 def test_ctrl_c_writes_the_summary_and_exits_with_130(cache, tmp_path, runner):
     words = [*TINY, "steps=100000", f"runner={runner}"]
-    run = subprocess.Popen(command(cache, *words), **settings(tmp_path), stdout=subprocess.DEVNULL)
-    try:
-        wait_for(lambda: [f for f in tmp_path.rglob("metrics.jsonl") if f.read_text().count("\n") > 3])
-        run.send_signal(signal.SIGINT)
-        assert run.wait(60) == 130
-    finally:
-        run.kill()
+    interrupt(command(cache, *words), tmp_path, os.kill)
     (folder,) = folders(tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "interrupted" and 0 < summary["learner_steps"] < 100000
@@ -227,16 +221,23 @@ def test_ctrl_c_writes_the_summary_and_exits_with_130(cache, tmp_path, runner):
     assert len(rows(folder)) - 1 in (summary["learner_steps"], summary["learner_steps"] - 1)
 
 
-def test_ctrl_c_ends_a_sweep(cache, tmp_path):
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["to its parent", "to all, as a terminal does"])
+def test_ctrl_c_ends_a_sweep(cache, tmp_path, send):
     words = ["-m", "seed=0,1", *TINY, "steps=100000"]
-    run = subprocess.Popen(command(cache, *words), **settings(tmp_path), stdout=subprocess.DEVNULL)
+    interrupt(command(cache, *words), tmp_path, send)
+    assert [json.loads((f / "summary.json").read_text())["status"] for f in folders(tmp_path)] == ["interrupted"]
+
+
+def interrupt(words: list[str], folder: Path, send) -> None:
+    """Starts a command as the leader of a process group, and interrupts it once it has taken some steps."""
+    run = subprocess.Popen(words, **settings(folder), stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_for(lambda: [f for f in tmp_path.rglob("metrics.jsonl") if f.read_text().count("\n") > 3])
-        run.send_signal(signal.SIGINT)
+        wait_for(lambda: [f for f in folder.rglob("metrics.jsonl") if f.read_text().count("\n") > 3])
+        send(run.pid, signal.SIGINT)
         assert run.wait(60) == 130
     finally:
-        run.kill()
-    assert [json.loads((f / "summary.json").read_text())["status"] for f in folders(tmp_path)] == ["interrupted"]
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
 
 
 def wait_for(condition, seconds: float = 120) -> None:

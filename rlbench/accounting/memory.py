@@ -17,13 +17,15 @@ class MemoryMeter:
 
     def __init__(self, device: jax.Device):
         self.device = device
+        self._counts = bool(device.memory_stats())
         self._peak = 0
         self._lock = threading.Lock()
 
     def observe(self, added: int) -> None:
         """Notes a call that adds so many bytes to what is live."""
-        with self._lock:
-            self._peak = max(self._peak, live_bytes(self.device) + added)
+        if not self._counts:
+            with self._lock:
+                self._peak = max(self._peak, live_bytes(self.device) + added)
 
     def peak(self) -> int:
         reported = self.device.memory_stats()
@@ -34,7 +36,11 @@ def live_bytes(device: jax.Device) -> int:
     """Bytes of the arrays on one device; of an array that is spread over several, its share."""
     total = 0
     for array in jax.live_arrays():
-        if not array.is_deleted() and device in array.sharding.device_set:
+        if array.is_deleted() or device not in array.sharding.device_set:
+            continue
+        if array.is_fully_replicated:
+            total += array.nbytes
+        else:
             total += array.dtype.itemsize * math.prod(array.sharding.shard_shape(array.shape))
     return total
 

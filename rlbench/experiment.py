@@ -12,7 +12,7 @@ import numpy as np
 from .accounting.memory import MemoryMeter, resident_bytes
 from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch
-from .devices import Devices, keep_compilations
+from .devices import Devices, keep_compilations, keep_freed_memory
 from .evaluation import evaluate
 from .learning.imitation import imitation
 from .learning.learner import Learner, Spending
@@ -29,6 +29,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
     A run that fails or is interrupted raises, after its summary is written with what was known last.
     """
     keep_compilations(plan.cache / "compilations")
+    keep_freed_memory()
     experiment = Experiment(plan, folder)
     try:
         experiment.go()

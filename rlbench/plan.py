@@ -111,8 +111,10 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         evaluation=read(Evaluation, config["evaluation"], "evaluation"),
         warm_start=warm_start,
         warm_start_optimizer=build(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
-        warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "batch", "warm_start")},
-        sources=[source_of(config[name]) for name in ("tokenizer", "task", "model", "optimizer")],
+        warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
+        | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets},
+        sources=[source_of(config[name]) for name in ("tokenizer", "task", "model")]
+        + [source_of(config["warm_start"]["optimizer"])],
         trackers=[build(node, f"tracker.{name}") for name, node in config["tracker"].items()],
     )
     check_sizes(plan)

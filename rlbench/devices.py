@@ -32,10 +32,10 @@ def keep_freed_memory() -> None:
     glibc hands buffers of megabytes back to the system, which clears their pages again at every call
     of a program: forty PPO steps of the demo took 21 s instead of 14. Other systems do not know the call.
     """
-    mmap_threshold, trim_threshold = -3, -1  # of mallopt(3)
+    mmap_max, trim_threshold = -4, -1  # of mallopt(3)
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)
-        library.mallopt(mmap_threshold, 32 << 20)  # the most that it takes
+        library.mallopt(mmap_max, 0)
         library.mallopt(trim_threshold, 1 << 30)
 
 

@@ -115,7 +115,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets},
         sources=[source_of(config[name]) for name in ("tokenizer", "task", "model")]
         + [source_of(config["warm_start"]["optimizer"])],
-        trackers=[build(node, f"tracker.{name}") for name, node in config["tracker"].items()],
+        trackers=[build(node, f"tracker.{name}") for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)
     if plan.sampling != Sampling():

@@ -28,8 +28,9 @@ from rlbench.models.likelihood import log_policy
 from rlbench.models.tokenizers import END
 from rlbench.plan import Plan, make_plan
 
-OVERRIDES = ["model=micro", "algo=grpo", "batch.rollouts=512", "tracker=none", "optimizer=sgd"]
 RATE, CLIP, KL = 1e-4, 0.2, 0.04
+ALGORITHM = ["algo=grpo", f"algo.clip={CLIP}", f"algo.kl_coef={KL}"]
+OVERRIDES = [*ALGORITHM, "model=micro", "batch.rollouts=512", "tracker=none", "optimizer=sgd"]
 
 
 def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:

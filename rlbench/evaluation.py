@@ -1,5 +1,6 @@
 """Evaluation on held-out problems: the likeliest reply, and pass@k of sampled ones."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,9 +44,9 @@ def outcomes(transcripts: list[Transcript]) -> tuple[np.ndarray, np.ndarray]:
     return happened, happened & np.array([transcript.solved for transcript in transcripts])
 
 
-def mean(values: np.ndarray) -> float:
+def mean(values: Sequence[float] | np.ndarray) -> float:
     """The mean; 0 of nothing."""
-    return float(values.mean()) if len(values) else 0.0
+    return float(np.mean(values)) if len(values) else 0.0
 
 
 def pass_at(k: int, samples: np.ndarray, right: np.ndarray) -> np.ndarray:

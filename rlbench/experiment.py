@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from .accounting.memory import MemoryMeter, resident_bytes
 from .acting.generate import Sampling
-from .acting.rollout import Actor, Batch
+from .acting.rollout import Actor, Batch, training_problems
 from .devices import Devices, keep_compilations, keep_freed_memory
-from .evaluation import evaluate
+from .evaluation import evaluate, mean
 from .learning.imitation import imitation
 from .learning.learner import Learner, Spending
 from .plan import Plan
@@ -131,9 +130,7 @@ class Experiment:
         """Batch number `index`, sampled with the newest weights, and the seconds it took."""
         began = time.perf_counter()
         plan, state = self.plan, self.state
-        first = problem_seed(plan.seed) + index * plan.problems
-        seeds = range(first, first + plan.problems)
-        problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
+        problems = training_problems(plan.task, plan.seed, index * plan.problems, plan.problems)
         policy = plan.algorithm.acting(state.trainable, state.frozen)
         batch = self.actor.play(
             policy, problems, plan.algorithm.group_size, first_id=index * plan.rollouts, version=state.version
@@ -184,13 +181,3 @@ class Experiment:
         row = head | totals | row | {"wall_seconds": time.perf_counter() - self.began}
         for tracker in self.trackers:
             tracker.log(row)
-
-
-def problem_seed(seed: int) -> int:
-    """The number of a run's first training problem: runs of different seeds have no problem number in common."""
-    return seed << 32
-
-
-def mean(values: Any) -> float:
-    """The mean; 0 of nothing."""
-    return float(np.mean(values)) if len(values) else 0.0

@@ -38,7 +38,8 @@ def build(node: Any, key: str, *given: Any) -> Any:
     try:
         return function(*given, **arguments)
     except ConfigError as error:
-        raise error.below(key) from None
+        within = [name for name, value in arguments.items() if isinstance(value, Mapping) and error.args[0] in value]
+        raise error.below(".".join([key, *within])) from None
 
 
 def read(kind: Callable[..., Any], node: Any, key: str) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import serialization
 
 from .acting.demonstrate import demonstrate
-from .acting.rollout import Actor
+from .acting.rollout import Actor, training_problems
 from .learning.learner import Learner
 from .types import Count, Fraction, Model, Natural, Params
 
@@ -53,19 +53,17 @@ def warm_start(
     init, algorithm = jax.random.split(jax.random.key(settings.seed))
     state = learner.init(algorithm, model.init(init))
     task, tokens, step = actor.task, 0, 0
-
-    start = (settings.seed << 32) + (1 << 31)  # numbers of problems that no learner step comes to
-
-    def problems(first: int, count: int) -> list[Any]:
-        return [(seed, task.problem(seed, "train")) for seed in range(start + first, start + first + count)]
+    first = 1 << 31  # no learner step comes to these numbers
+    beyond = first + settings.steps * settings.rollouts  # nor does imitation to these
 
     while step < settings.steps:
-        batch = demonstrate(task, actor.tokenizer, actor.space, problems(step * settings.rollouts, settings.rollouts))
+        problems = training_problems(task, settings.seed, first + step * settings.rollouts, settings.rollouts)
+        batch = demonstrate(task, actor.tokenizer, actor.space, problems)
         tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in batch.transcripts)
         state, _ = learner.step(state, learner.devices.spread(batch.rollouts))
         step += 1
         if step % settings.check_every == 0:
-            ahead = problems(settings.steps * settings.rollouts, settings.problems)  # beyond those that are imitated
+            ahead = training_problems(task, settings.seed, beyond, settings.problems)
             played = actor.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
             accuracy = sum(t.solved for t in played.transcripts) / settings.problems
             progress(step, accuracy)

@@ -125,6 +125,12 @@ def pack(conversations: Sequence[Conversation], group_size: int, version: int, b
     return Batch(rollouts, [c.transcript() for c in conversations])
 
 
+def training_problems(task: Task, seed: int, first: int, count: int) -> list[tuple[int, Problem]]:
+    """`count` training problems of a run with their numbers; runs of different seeds have no number in common."""
+    numbers = range((seed << 32) + first, (seed << 32) + first + count)
+    return [(number, task.problem(number, "train")) for number in numbers]
+
+
 class Actor:
     """Samples a policy's replies to a task's problems.
 

@@ -150,7 +150,7 @@ def test_any_algorithm_runs_under_any_runner(rlbench, tmp_path):
 
 def test_an_experiment_goes_before_the_defaults_and_after_the_command_line(rlbench):
     demo = rlbench("experiment=demo", "algo=async_grpo", "--cfg", "job").stdout
-    assert re.search(r"^steps: 300$", demo, re.MULTILINE) and "minibatches: 8" in demo
+    assert re.search(r"^steps: 240$", demo, re.MULTILINE) and "minibatches: 4" in demo
     assert re.search(r"^steps: 7$", rlbench("experiment=demo", "steps=7", "--cfg", "job").stdout, re.MULTILINE)
 
 
@@ -178,8 +178,8 @@ def test_async_grpo_brings_its_runner(rlbench):
         (["evaluation.pass_at=[9]"], "evaluation.pass_at=9: at most evaluation.samples = 4"),
         (["task.operations=[divide]"], "task.operations.0=divide: input should be 'add'"),
         (["model.heads=3"], "model.width=64: a multiple of 2 * heads = 6"),
-        (["algo=ppo", "algo.critic.heads=3"], "algo.width=64: a multiple of 2 * heads = 6"),
-        (["algo=ppo", "+algo.critic.depth=3"], "algo.depth=3: no size of a transformer"),
+        (["algo=ppo", "algo.critic.heads=3"], "algo.critic.width=64: a multiple of 2 * heads = 6"),
+        (["algo=ppo", "+algo.critic.depth=3"], "algo.critic.depth=3: no size of a transformer"),
         (["model.attention=cudnn"], "model.attention=cudnn: wants model.compute_dtype bfloat16 or float16"),
         (["cache=/proc/nowhere"], "cache=/proc/nowhere: a folder that can be written to"),
         (["steps=${nowhere}"], "nowhere"),

@@ -48,7 +48,7 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         policy = state.trainable["policy"]
         batch = actor.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
         middle = time.perf_counter()
-        state, _ = learner.step(state, devices.spread(batch.rollouts))
+        state, _, _ = learner.step(state, devices.spread(batch.rollouts))
         return middle - start, time.perf_counter() - middle
 
     return step

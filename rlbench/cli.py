@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .comparing.table import show_table
+from .comparing.table import show_tables
 from .help import explain, print_help
 from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
 from .types import ConfigError, Diverged
@@ -43,7 +43,7 @@ def job(config: DictConfig) -> float | None:
             fail(error)  # here, since Hydra would print a line of its own
         raise
     if alone:
-        show_table([folder])
+        show_tables([folder])
     return summary["accuracy_after"]
 
 

@@ -5,13 +5,16 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import platformdirs
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from .types import Array
+from .accounting.account import Account
+from .accounting.flops import Work, count, networks_of
+from .accounting.timeline import Doing
+from .types import Array, Phase
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -95,18 +98,42 @@ class Devices:
             return result
 
 
+class Compiled(NamedTuple):
+    """A program for one shape of its arguments."""
+
+    executable: Any
+    added: int  # bytes that a call adds to what is live
+    work: Work
+
+
 class Program:
-    """A jitted function that is compiled ahead of time, once for each shape of its arguments.
+    """A jitted function that is compiled ahead of time, once for each shape of its arguments, and accounted for.
 
     Args:
       function: pure, over pytrees of arrays.
       donate: positions of arguments whose buffers a call may reuse.
+      networks: positions of arguments that are dicts of networks, whose names operations are counted under.
+      phase: what it is for, where its own scopes don't say.
+      trips: from its results, i32[] of the loop whose length only the run knows.
+      account: told of every call; by default one that nobody reads.
     """
 
-    def __init__(self, devices: Devices, function: Callable[..., Any], donate: tuple[int, ...] = ()):
-        self.devices = devices
+    def __init__(
+        self,
+        devices: Devices,
+        function: Callable[..., Any],
+        donate: tuple[int, ...] = (),
+        *,
+        networks: tuple[int, ...] = (),
+        phase: Phase = Phase.SCORE,
+        trips: Callable[[Any], Array] | None = None,
+        account: Account | None = None,
+    ):
+        self.devices, self.name = devices, function.__name__.strip("_")
+        self.networks, self.phase, self.trips = networks, phase, trips
+        self.account = account or Account()
         self._jitted = jax.jit(function, donate_argnums=donate)
-        self._executables: dict[Any, tuple[Any, int]] = {}
+        self._executables: dict[Any, Compiled] = {}
 
     @property
     def compilations(self) -> int:
@@ -117,9 +144,18 @@ class Program:
         leaves, structure = jax.tree.flatten(arguments)
         bucket = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if bucket not in self._executables:
-            executable = self._jitted.lower(*arguments).compile()
-            memory: Any = executable.memory_analysis()
-            added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-            self._executables[bucket] = executable, added
-        executable, added = self._executables[bucket]
-        return self.devices.run(executable, arguments, added)
+            with self.account.during(Doing.COMPILING):
+                self._executables[bucket] = self._compile(arguments)
+        program = self._executables[bucket]
+        result = self.devices.run(program.executable, arguments, program.added)
+        self.account.ran(program.work, self.trips(result) if self.trips else 0)
+        return result
+
+    def _compile(self, arguments: Sequence[Any]) -> Compiled:
+        traced = self._jitted.trace(*arguments)
+        work = count(traced.jaxpr, networks_of(arguments, self.networks), self.phase)
+        executable = traced.lower().compile()
+        memory: Any = executable.memory_analysis()
+        self.account.compiled(self.name, work, memory.temp_size_in_bytes)
+        added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return Compiled(executable, added, work)

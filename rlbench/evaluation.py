@@ -20,8 +20,11 @@ class Evaluation(NamedTuple):
     top_p: Fraction
 
 
-def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> dict[str, float]:
-    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k."""
+def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> tuple[dict[str, float], np.ndarray]:
+    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k.
+
+    Returns these metrics, and bool[problems]: which are solved by the likeliest reply.
+    """
     attempts = 1 + settings.samples
     problems = [(seed, actor.task.problem(seed, "heldout")) for seed in range(settings.problems)]
     first_id = version * settings.problems * attempts
@@ -30,12 +33,13 @@ def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -
     happened, solved = outcomes(batch.transcripts)
     happened, solved = happened.reshape(-1, attempts), solved.reshape(-1, attempts)
     judged, right = happened[:, 1:].sum(axis=1), solved[:, 1:].sum(axis=1)
-    return {
+    metrics = {
         "heldout/accuracy": mean(solved[:, 0][happened[:, 0]]),
         "heldout/sampled_accuracy": mean(solved[:, 1:][happened[:, 1:]]),
         **{f"heldout/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
         "heldout/infrastructure_failures": int((~happened).sum()),
     }
+    return metrics, solved[:, 0]
 
 
 def outcomes(transcripts: list[Transcript]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,18 +1,25 @@
 """One run, from a plan to a summary: warm start, the act-and-learn loop, evaluation."""
 
 import contextlib
+import logging
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from .accounting.memory import MemoryMeter, resident_bytes
+from .accounting.account import Account
+from .accounting.ledger import Gain, Ledger
+from .accounting.memory import MemoryMeter, by_component, prices, tree_bytes
+from .accounting.peaks import Peak, peak_of, reached
+from .accounting.timeline import Doing, Timeline
 from .acting.generate import Sampling
-from .acting.rollout import Actor, Batch, training_problems
+from .acting.rollout import Actor, Batch, shapes, training_problems
 from .devices import Devices, keep_compilations, keep_freed_memory
 from .evaluation import evaluate, mean
+from .interrupts import UNINTERRUPTED
 from .learning.imitation import imitation
 from .learning.learner import Learner, Spending
 from .plan import Plan
@@ -21,14 +28,20 @@ from .tracking.files import Files
 from .types import Diverged, LearnerState, Params, Status
 from .warm_start import Cost, cached, warm_start
 
+log = logging.getLogger(__name__)
+
 
 def run(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Runs a plan and returns its summary, which is also in folder/summary.json.
+    """Runs a plan and returns its summary, which is also in folder/summary.json, beside the ledger.
 
     A run that fails or is interrupted raises, after its summary is written with what was known last.
+
+    Raises:
+      DoesNotClose: the ledger's totals are not the sums of their parts; then no summary is written.
     """
     keep_compilations(plan.cache / "compilations")
     keep_freed_memory()
+    UNINTERRUPTED.install()
     experiment = Experiment(plan, folder)
     try:
         experiment.go()
@@ -59,11 +72,13 @@ class Experiment:
         }
         self.memory = MemoryMeter(plan.devices[0])
         self.devices = Devices(plan.devices, self.memory.observe)
+        self.timeline = Timeline()
         self.began = time.perf_counter()
         self.learner_steps = self.rollouts = self.tokens = 0
         acting, evaluating, self.init_key = jax.random.split(jax.random.key(plan.seed), 3)
-        self.actor = self._actor(acting, plan.sampling)
-        self.evaluator = self._actor(evaluating, Sampling(plan.evaluation.top_k, plan.evaluation.top_p))
+        self.actor = self._actor(acting, plan.sampling, Account(self.timeline, "actor"))
+        truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
+        self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Doing.EVALUATING))
         self.learner = Learner(
             plan.algorithm,
             plan.optimizer,
@@ -71,40 +86,51 @@ class Experiment:
             self.devices,
             seed=plan.seed,
             donate=plan.runner.max_staleness == 0,
+            account=Account(self.timeline, "learner"),
         )
         self.state: LearnerState
+        self.ledger: Ledger | None = None
+        self.solved: list[np.ndarray] = []  # bool[problems] of every evaluation
 
     def go(self) -> None:
         """The whole run."""
-        start = self._warm_start()
+        start, cost = self._warm_start()
+        peak = peak_of(self.plan.devices, self.plan.model.dtype)
+        self.timeline.begin()
         self.began = time.perf_counter()
         self.state = self.learner.init(self.init_key, start)
         del start
+        self.ledger = self._ledger(peak, cost)
         self._report({})
         steps = stream(self._act, self.plan.steps, self.plan.runner.max_staleness)
         with contextlib.closing(steps):
-            for batch, seconds in steps:
-                self._learn(batch, seconds)
+            while played := self._wait(steps):
+                self._learn(*played)
 
     def finish(self) -> None:
-        """Writes the summary, whatever became of the run."""
+        """Writes the summary and the ledger, whatever became of the run."""
+        wall, seconds = time.perf_counter() - self.began, self.timeline.seconds()
+        ledger = None
+        if self.ledger:
+            self.ledger.end()
+            ledger = self._close(self.ledger, wall, seconds)
         self.summary |= {
             "learner_steps": self.learner_steps,
             "rollouts": self.rollouts,
             "tokens": self.tokens,
-            "wall_seconds": time.perf_counter() - self.began,
+            "wall_seconds": wall,
             "peak_memory_bytes": self.memory.peak(),
-            "resident_bytes": resident_bytes(),
+            "resident_bytes": self.memory.sample_resident(),
         }
         for tracker in self.trackers:
-            tracker.finish(self.summary)
+            tracker.finish(self.summary, ledger)
 
-    def _actor(self, key: jax.Array, sampling: Sampling) -> Actor:
+    def _actor(self, key: jax.Array, sampling: Sampling, account: Account) -> Actor:
         plan = self.plan
-        return Actor(plan.model, plan.task, plan.tokenizer, plan.space, sampling, self.devices, key)
+        return Actor(plan.model, plan.task, plan.tokenizer, plan.space, sampling, self.devices, key, account)
 
-    def _warm_start(self) -> Params:
-        """The common starting weights, made now or taken from the cache; their cost goes into the summary."""
+    def _warm_start(self) -> tuple[Params, Cost]:
+        """The common starting weights, made now or taken from the cache, and what they cost when they were made."""
         plan, settings = self.plan, self.plan.warm_start
         key = jax.random.key(settings.seed)
 
@@ -113,35 +139,54 @@ class Experiment:
                 tracker.note(f"warm start {step}/{settings.steps}  accuracy {accuracy:.3f}")
 
         def make() -> tuple[Params, Cost]:
-            devices = Devices(plan.devices)  # of its own: its memory is no part of the run's
+            devices, account = Devices(plan.devices), Account()  # of its own: they are no part of the run's
             spending = Spending(1, 1, plan.spending.microbatch_tokens)
             algorithm, optimizer = imitation(plan.model), plan.warm_start_optimizer
-            learner = Learner(algorithm, optimizer, spending, devices, seed=settings.seed, donate=True)
-            actor = Actor(plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key)
+            learner = Learner(algorithm, optimizer, spending, devices, seed=settings.seed, donate=True, account=account)
+            actor = Actor(plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key, account)
             return warm_start(settings, plan.model, learner, actor, progress)
 
         like = jax.eval_shape(plan.model.init, key)
         folder = plan.cache / "warm_starts"
         params, cost = cached(folder, plan.warm_start_content, plan.sources, like, make)
         self.summary["warm_start"] = cost._asdict()
-        return self.devices.replicate(params)
+        return self.devices.replicate(params), cost
+
+    def _ledger(self, peak: Peak, cost: Cost) -> Ledger:
+        networks = self.state.trainable | self.state.frozen
+        sizes = {name: size for name, params in networks.items() if (size := self.plan.model.size(params))}
+        device = self.plan.devices[0]
+        accelerator = device.platform != "cpu"
+        ledger = Ledger(sizes, peak, self.timeline, devices=len(self.plan.devices), accelerator=accelerator)
+        ledger.warmed(cost.executed_flops, cost.useful_flops)
+        return ledger
+
+    def _wait(self, steps: Any) -> tuple[Batch, float] | None:
+        """The next batch; None when there is no more."""
+        with self.timeline.during("learner", Doing.WAITING):
+            return next(steps, None)
 
     def _act(self, index: int) -> tuple[Batch, float]:
         """Batch number `index`, sampled with the newest weights, and the seconds it took."""
         began = time.perf_counter()
-        plan, state = self.plan, self.state
-        problems = training_problems(plan.task, plan.seed, index * plan.problems, plan.problems)
-        policy = plan.algorithm.acting(state.trainable, state.frozen)
-        batch = self.actor.play(
-            policy, problems, plan.algorithm.group_size, first_id=index * plan.rollouts, version=state.version
-        )
+        with self.timeline.during("actor", Doing.HOST):
+            plan, state = self.plan, self.state
+            problems = training_problems(plan.task, plan.seed, index * plan.problems, plan.problems)
+            policy = plan.algorithm.acting(state.trainable, state.frozen)
+            group = plan.algorithm.group_size
+            batch = self.actor.play(policy, problems, group, first_id=index * plan.rollouts, version=state.version)
+            assert self.ledger
+            self.ledger.sampled(index, batch.tally(group), self.actor.account.take())
         return batch, time.perf_counter() - began
 
     def _learn(self, batch: Batch, act_seconds: float) -> None:
         """One learner step, reported."""
         began = time.perf_counter()
         rollouts = self.devices.spread(batch.rollouts)
-        state, metrics = self.learner.step(self.state, rollouts)
+        state, metrics, teaches = self.learner.step(self.state, rollouts)
+        assert self.ledger
+        length, epochs = batch.rollouts.tokens.shape[1], self.plan.spending.epochs
+        self.ledger.learned(self.state.version, teaches, length, epochs, self.learner.account.take())
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
         self.state, self.learner_steps = state, state.version
         learn_seconds = time.perf_counter() - began
@@ -169,15 +214,69 @@ class Experiment:
 
     def _report(self, row: dict[str, Any]) -> None:
         """A line of metrics for the step just taken, with an evaluation where one is due."""
+        assert self.ledger
         step = self.state.version
         if step % self.plan.evaluation.every == 0 or step == self.plan.steps:
             policy = self.plan.algorithm.acting(self.state.trainable, self.state.frozen)
-            row |= evaluate(self.plan.evaluation, self.evaluator, policy, step)
+            began = time.perf_counter()
+            measured, solved = evaluate(self.plan.evaluation, self.evaluator, policy, step)
+            row |= measured
+            self.ledger.evaluated(self.evaluator.account.take(), time.perf_counter() - began)
+            self.solved.append(solved)
             self.summary["accuracy_after"] = row["heldout/accuracy"]
             if step == 0:
                 self.summary["accuracy_before"] = row["heldout/accuracy"]
         totals = {"rollouts": self.rollouts, "tokens": self.tokens}
         head = {"algo": self.plan.names["algo"], "step": step, "steps": self.plan.steps}
-        row = head | totals | row | {"wall_seconds": time.perf_counter() - self.began}
+        wall = time.perf_counter() - self.began
+        resident = {"resident_bytes": self.memory.sample_resident()}
+        row = head | totals | row | self.ledger.row(wall) | resident | {"wall_seconds": wall}
         for tracker in self.trackers:
             tracker.log(row)
+
+    def _close(self, ledger: Ledger, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """The ledger's report, once it closes and is possible; its main numbers go into the summary."""
+        gain = None
+        if len(self.solved) > 1:
+            before, after = self.solved[0], self.solved[-1]
+            points = 100 * (self.summary["accuracy_after"] - self.summary["accuracy_before"])
+            gain = Gain(points, int((after & ~before).sum()))
+        accounts = self.actor.account, self.learner.account, self.evaluator.account
+        untold = set().union(*(account.untold for account in accounts))
+        report = ledger.report(wall, seconds, self._memory(), gain, sorted(untold))
+        rate = report["compute"]["flops_per_second"]["executed_while_busy"]
+        if warning := reached(rate or 0.0, ledger.peak):
+            log.warning(warning)
+        self.summary |= {
+            "flops": report["compute"]["executed"]["total"],
+            "useful_flops": report["compute"]["useful"]["total"],
+            "verification_cpu_seconds": report["verification"]["cpu_seconds"],
+            "idle_fraction": report["time"]["idle_fraction"],
+        }
+        return report
+
+    def _memory(self) -> dict[str, Any]:
+        """The ledger's memory section, in bytes a device."""
+        plan, devices = self.plan, len(self.plan.devices)
+        components = by_component(self.state)
+        rows, length = plan.rollouts, plan.space.conversation
+        like = shapes(rows, length)
+        scores = jax.eval_shape(plan.algorithm.score, self.state.trainable, self.state.frozen, like, np.int32(0))
+        return {
+            "components": components,
+            "kv_cache": self.actor.cache_bytes(plan.problems, plan.algorithm.group_size) // devices,
+            "rollout_buffers": (tree_bytes(like) + tree_bytes(scores)) // devices,
+            "temporaries": {
+                f"{name} ({who})": size
+                for who, account in (
+                    ("actor", self.actor.account),
+                    ("learner", self.learner.account),
+                    ("evaluation", self.evaluator.account),
+                )
+                for name, size in account.temporaries.items()
+            },
+            "price": prices(components),
+            "device_peak": self.memory.peak(),
+            "device_peak_source": self.memory.source,
+            "resident_peak": self.memory.resident,
+        }

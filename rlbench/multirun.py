@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from .comparing.table import show_table
+from .comparing.table import show_tables
 from .help import explain
 from .types import ConfigError, Diverged
 
@@ -141,7 +141,7 @@ class PatientSweeper(BasicSweeper):
             return super().sweep(arguments)
         finally:
             assert self.config is not None
-            show_table([Path(self.config.hydra.sweep.dir)])
+            show_tables([Path(self.config.hydra.sweep.dir)])
 
 
 def register() -> None:

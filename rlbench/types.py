@@ -51,6 +51,14 @@ class Loss(NamedTuple):
     metrics: Metrics
 
 
+class Size(NamedTuple):
+    """A network as its useful work sees it."""
+
+    body: int  # weights of matrix products that every token goes through
+    attention: int  # heads * head width, over all layers
+    head: int  # weights between the body and an output
+
+
 class Model(NamedTuple):
     """A network as pure functions of its parameters.
 
@@ -63,8 +71,10 @@ class Model(NamedTuple):
     extend: Callable[..., tuple[Array, Any]]  # params, cache, tokens[B, S], length[B] -> f32[B, outputs], cache
     segment: Callable[[int, int], Any]  # rows, slots -> an empty segment of a key-value cache
     resized: Callable[..., "Model"]  # (**sizes) -> the same architecture at other sizes
+    size: Callable[[Params], Size | None]  # of a tree of this architecture's parameters, whatever their sizes
     emits: AnyArray  # bool[outputs]  tokens that may be chosen
     temperature: float
+    dtype: str  # of the arithmetic
     chunk_tokens: int  # tokens that one forward pass may hold at once, over all devices
 
 
@@ -102,7 +112,31 @@ class Status(StrEnum):
     OPEN = "open"  # the conversation goes on
     PASSED = "passed"
     WRONG = "wrong"
+    TIMEOUT = "timeout"  # wrong for want of time
     INFRASTRUCTURE = "infrastructure"
+
+
+class Phase(StrEnum):
+    """What computation is for. Programs mark theirs by jax.named_scope; the ledger counts by them."""
+
+    PREFILL = "prefill"  # prompts and the environment's text, read into the cache
+    DECODE = "decode"  # replies, token by token
+    SCORE = "score"  # one look at a batch, no gradient
+    FORWARD = "train forward"
+    BACKWARD = "train backward"  # what is recomputed for it is in it
+    OPTIMIZER = "optimizer"
+    WARM_START = "warm start"
+    EVALUATION = "evaluation"
+
+
+class Fate(StrEnum):
+    """What became of a rollout: the first that applies."""
+
+    INFRASTRUCTURE = "infrastructure failure"  # its verifier broke
+    STALE = "stale"  # too old when its turn came, or left over when the run ended
+    FILTERED = "filtered"  # the algorithm did not keep it
+    ZERO_ADVANTAGE = "zero advantage"  # trained on, and taught nothing
+    TRAINED = "trained"
 
 
 class Problem(NamedTuple):
@@ -173,8 +207,8 @@ class Tracker(Protocol):
     def note(self, text: str) -> None:
         """A line for whoever watches; no part of the record."""
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """The last word of the run, also of one that failed or was interrupted."""
+    def finish(self, summary: dict[str, Any], ledger: dict[str, Any] | None) -> None:
+        """The last word of the run, also of one that failed or was interrupted; no ledger if it never started."""
 
 
 class ConfigError(ValueError):

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
+from .accounting.ledger import by_component, learning_passes
+from .accounting.useful import useful
 from .acting.demonstrate import demonstrate
 from .acting.rollout import Actor, training_problems
 from .learning.learner import Learner
@@ -37,6 +39,8 @@ class Cost(NamedTuple):
     rollouts: int
     tokens: int
     seconds: float
+    executed_flops: dict[str, float]  # by component
+    useful_flops: dict[str, float]
 
 
 def warm_start(
@@ -46,7 +50,7 @@ def warm_start(
 
     Args:
       learner: of `imitation`.
-      actor: measures accuracy; plays one greedy attempt at each problem.
+      actor: measures accuracy; plays one greedy attempt at each problem. Has the learner's account.
       progress: told of steps taken and accuracy.
     """
     began = time.perf_counter()
@@ -60,7 +64,9 @@ def warm_start(
         problems = training_problems(task, settings.seed, first + step * settings.rollouts, settings.rollouts)
         batch = demonstrate(task, actor.tokenizer, actor.space, problems)
         tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in batch.transcripts)
-        state, _ = learner.step(state, learner.devices.spread(batch.rollouts))
+        state, _, _ = learner.step(state, learner.devices.spread(batch.rollouts))
+        for one in learning_passes(batch.tally(1), batch.rollouts.tokens.shape[1], epochs=1):
+            learner.account.passed(one)
         step += 1
         if step % settings.check_every == 0:
             ahead = training_problems(task, settings.seed, beyond, settings.problems)
@@ -69,8 +75,17 @@ def warm_start(
             progress(step, accuracy)
             if accuracy >= settings.accuracy:
                 break
-    cost = Cost(step, step * settings.rollouts, tokens, time.perf_counter() - began)
-    return state.trainable["policy"], cost
+    policy, spent = state.trainable["policy"], learner.account.take()
+    size = model.size(policy)
+    ours = useful(spent.passes, {"policy": size} if size else {}, spent.flops)
+    return policy, Cost(
+        step,
+        step * settings.rollouts,
+        tokens,
+        time.perf_counter() - began,
+        executed_flops={name: float(count) for name, count in by_component(spent.flops).items()},
+        useful_flops={name: float(count) for name, count in by_component(ours).items()},
+    )
 
 
 def cached(

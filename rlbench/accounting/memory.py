@@ -1,31 +1,52 @@
-"""Memory: what lies on a device, and what the process holds."""
+"""Memory: what lies on a device, what the process holds, and what each component takes."""
 
 import math
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import psutil
 
+from ..types import LearnerState
+
 
 class MemoryMeter:
-    """The peak of a device's memory, in bytes.
+    """The peak of a device's memory and of the process's resident set, in bytes.
 
     Reported by the device where it counts (GPU, TPU). Elsewhere: live arrays when a program is
     called, plus what the compiled program adds while it runs, from its memory analysis. Programs of
-    two threads that overlap are not added up.
+    two threads that overlap are not added up. Shapes repeat from step to step, so that after a
+    program's first calls only every 64th is looked at.
     """
+
+    FIRST, EVERY = 4, 64
 
     def __init__(self, device: jax.Device):
         self.device = device
+        self.resident = 0
         self._counts = bool(device.memory_stats())
         self._peak = 0
+        self._calls: dict[int, int] = {}
+        self._process = psutil.Process()
         self._lock = threading.Lock()
 
     def observe(self, added: int) -> None:
         """Notes a call that adds so many bytes to what is live."""
-        if not self._counts:
-            with self._lock:
+        with self._lock:
+            call = self._calls[added] = self._calls.get(added, 0) + 1
+            if not self._counts and (call <= self.FIRST or call % self.EVERY == 0):
                 self._peak = max(self._peak, live_bytes(self.device) + added)
+
+    def sample_resident(self) -> int:
+        """The process's resident set now; the highest one seen is kept."""
+        now: int = self._process.memory_info().rss
+        self.resident = max(self.resident, now)
+        return now
+
+    @property
+    def source(self) -> str:
+        return "device" if self._counts else "live arrays and compiled programs"
 
     def peak(self) -> int:
         reported = self.device.memory_stats()
@@ -45,6 +66,32 @@ def live_bytes(device: jax.Device) -> int:
     return total
 
 
-def resident_bytes() -> int:
-    """The process's resident set, in bytes, now."""
-    return psutil.Process().memory_info().rss
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, or of their shapes."""
+    return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def by_component(state: LearnerState) -> dict[str, dict[str, int]]:
+    """Bytes that each network takes on a device, from the shapes of a learner's state.
+
+    Gradients are accumulated in float32, whatever the parameters' dtype.
+    """
+    components = {
+        name: {
+            "parameters": tree_bytes(params),
+            "optimizer_state": tree_bytes(state.opt_state[name]),
+            "gradients": 4 * sum(leaf.size for leaf in jax.tree.leaves(params)),
+        }
+        for name, params in state.trainable.items()
+    }
+    return components | {name: {"parameters": tree_bytes(params)} for name, params in state.frozen.items()}
+
+
+def prices(components: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """For every component but the policy: bytes of all networks with it, without it, and the difference."""
+    total = sum(sum(parts.values()) for parts in components.values())
+    own = {name: sum(parts.values()) for name, parts in components.items() if name != "policy"}
+    return {
+        name: {"with": total, "without": total - difference, "difference": difference}
+        for name, difference in own.items()
+    }

@@ -15,7 +15,9 @@ def demonstrate(task: Task, tokenizer: Tokenizer, space: Space, problems: Sequen
         for turn in range(space.turns):
             reply = task.gold(conversation.state)
             conversation.say([*tokenizer.encode(reply), END], chosen=True)
-            if not conversation.hear(task, tokenizer, reply, last=turn == space.turns - 1):
+            if not conversation.hear(
+                task.step(conversation.state, reply), tokenizer, reply, last=turn == space.turns - 1
+            ):
                 break
         conversations.append(conversation)
     return pack(conversations, 1, 0, space.buckets)

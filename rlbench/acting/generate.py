@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ..models.cache import Cache, branch, empty
 from ..models.likelihood import log_policy
 from ..models.tokenizers import END, PAD
-from ..types import Array, Fraction, Model, Natural, Params
+from ..types import Array, Fraction, Model, Natural, Params, Phase
 
 
 class Sampling(NamedTuple):
@@ -59,7 +59,8 @@ def first_reply(
     """
     problems, width = prompt.shape
     copies = len(choose.greedy) // problems
-    outputs, cache = model.extend(params, empty(model, problems, width), prompt, length)
+    with jax.named_scope(Phase.PREFILL):
+        outputs, cache = model.extend(params, empty(model, problems, width), prompt, length)
     cache = branch(model, cache, copies, slots)
     return decode(model, params, cache, jnp.repeat(outputs, copies, axis=0), choose, jnp.bool_(True), sampling, space)
 
@@ -79,7 +80,8 @@ def next_reply(
     Args:
       said: the last token of the reply before, which is not in the cache yet, and the environment's answer.
     """
-    outputs, cache = model.extend(params, cache, said, length)
+    with jax.named_scope(Phase.PREFILL):
+        outputs, cache = model.extend(params, cache, said, length)
     return decode(model, params, cache, outputs, choose, length > 0, sampling, space)
 
 

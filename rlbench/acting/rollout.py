@@ -1,14 +1,19 @@
 """Plays a task with a model, turn by turn, into Rollouts."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from ..accounting.account import Account, Pass, Verification
+from ..accounting.ledger import Tally
+from ..accounting.memory import tree_bytes
+from ..accounting.timeline import Doing
 from ..devices import Devices, Program
 from ..models.tokenizers import END, PAD
-from ..types import Array, Model, Params, Problem, Rollouts, Status, Task, Tokenizer
+from ..types import Array, Model, Params, Phase, Problem, Rollouts, Status, Step, Task, Tokenizer
 from .generate import Reply, Sampling, chooser, first_reply, next_reply
 
 
@@ -38,7 +43,8 @@ class Transcript(NamedTuple):
     prompt_tokens: int
     reply_tokens: int
     observation_tokens: int
-    truncated: bool  # the last reply filled its space without ending
+    truncated: bool  # a reply filled its space without ending
+    timed_out: bool  # a reply was not judged in time
 
     @property
     def solved(self) -> bool:
@@ -52,6 +58,25 @@ class Batch(NamedTuple):
     rollouts: Rollouts
     transcripts: list[Transcript]
 
+    def tally(self, group_size: int) -> Tally:
+        """The batch as the ledger knows it."""
+        columns: list[Any] = list(zip(*self.transcripts, strict=True))
+        all_of: Any = Transcript(*columns)
+        rows = len(self.transcripts)
+        prompt = np.fromiter(all_of.prompt_tokens, np.int64, rows)
+        reply = np.fromiter(all_of.reply_tokens, np.int64, rows)
+        environment = np.fromiter(all_of.observation_tokens, np.int64, rows)
+        return Tally(
+            problems=rows // group_size,
+            prompt=prompt,
+            reply=reply,
+            environment=environment,
+            tokens=prompt + reply + environment,
+            truncated=np.fromiter(all_of.truncated, bool, rows),
+            timed_out=np.fromiter(all_of.timed_out, bool, rows),
+            broke=np.fromiter((status is Status.INFRASTRUCTURE for status in all_of.status), bool, rows),
+        )
+
 
 class Conversation:
     """One rollout while it is played."""
@@ -63,7 +88,7 @@ class Conversation:
         self.logp, self.reward = [0.0] * len(prompt), [0.0] * len(prompt)
         self.prompt_tokens = len(prompt)
         self.replies: list[str] = []
-        self.truncated = False
+        self.truncated = self.timed_out = False
 
     def say(self, tokens: list[int], chosen: bool, logp: list[float] | None = None) -> None:
         self.tokens += tokens
@@ -71,10 +96,14 @@ class Conversation:
         self.logp += logp or [0.0] * len(tokens)
         self.reward += [0.0] * len(tokens)
 
-    def hear(self, task: Task, tokenizer: Tokenizer, reply: str, last: bool) -> list[int]:
-        """The environment's answer to a reply; empty where the conversation is over, or was in its last turn."""
+    def hear(self, step: Step, tokenizer: Tokenizer, reply: str, last: bool) -> list[int]:
+        """Takes the environment's answer to a reply.
+
+        Returns its tokens; none where the conversation is over, or was in its last turn.
+        """
         self.replies.append(reply)
-        self.state, observation, reward, self.status, _ = task.step(self.state, reply)
+        self.state, observation, reward, self.status, _ = step
+        self.timed_out |= self.status == Status.TIMEOUT
         self.reward[-1] += reward
         if last or observation is None or self.status != Status.OPEN:
             return []
@@ -95,6 +124,7 @@ class Conversation:
             replied,
             observed,
             self.truncated,
+            self.timed_out,
         )
 
 
@@ -131,11 +161,34 @@ def training_problems(task: Task, seed: int, first: int, count: int) -> list[tup
     return [(number, task.problem(number, "train")) for number in numbers]
 
 
+def judge(task: Task, said: Sequence[tuple[Any, str]]) -> tuple[list[Step], Verification]:
+    """The task's answers to replies, each with the state it was given in, and what they took."""
+    wall, cpu = time.perf_counter(), time.thread_time()
+    steps = [task.step(state, reply) for state, reply in said]
+    own = time.thread_time() - cpu
+    return steps, Verification(
+        calls=len(steps),
+        cpu_seconds=own + sum(step.cpu_seconds for step in steps),
+        wall_seconds=time.perf_counter() - wall,
+        timeouts=sum(step.status == Status.TIMEOUT for step in steps),
+    )
+
+
+def shapes(rows: int, length: int) -> Rollouts:
+    """Rollouts without numbers, for what needs to know only how large they are."""
+    long, row = (rows, length), (rows,)
+    kinds = Rollouts(np.int32, bool, np.float32, np.float32, np.int32, np.int32)
+    return Rollouts(
+        *(jax.ShapeDtypeStruct(row if name == "group" else long, kind) for name, kind in kinds._asdict().items())
+    )
+
+
 class Actor:
     """Samples a policy's replies to a task's problems.
 
     Args:
       key: with a rollout's id and a token's position, all that its randomness depends on.
+      account: told of what the programs and the task cost.
     """
 
     def __init__(
@@ -147,22 +200,31 @@ class Actor:
         sampling: Sampling,
         devices: Devices,
         key: Array,
+        account: Account | None = None,
     ):
+        self.account = account or Account()
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
         self.key = devices.replicate(key)
         slots = space.conversation - space.prompt
 
-        def first(params: Params, key: Array, prompt: Array, length: Array, ids: Array, greedy: Array):
-            reply, cache = first_reply(
-                model, params, prompt, length, chooser(key, ids, greedy), sampling, space.reply, slots
-            )
+        def first(networks: Params, key: Array, prompt: Array, length: Array, ids: Array, greedy: Array):
+            choose = chooser(key, ids, greedy)
+            reply, cache = first_reply(model, networks["policy"], prompt, length, choose, sampling, space.reply, slots)
             return (reply, cache) if space.turns > 1 else (reply, None)
 
-        def following(params: Params, cache: Any, key: Array, said: Array, length: Array, ids: Array, greedy: Array):
-            return next_reply(model, params, cache, said, length, chooser(key, ids, greedy), sampling, space.reply)
+        def following(networks: Params, cache: Any, key: Array, said: Array, length: Array, ids: Array, greedy: Array):
+            choose = chooser(key, ids, greedy)
+            return next_reply(model, networks["policy"], cache, said, length, choose, sampling, space.reply)
 
-        self.first = Program(devices, first)
-        self.following = Program(devices, following, donate=(1,))
+        settings: dict[str, Any] = {"networks": (0,), "phase": Phase.DECODE, "account": self.account}
+        self.first = Program(devices, first, trips=lambda result: result[0].steps, **settings)
+        self.following = Program(devices, following, (1,), trips=lambda result: result[0].steps, **settings)
+        self._segment_bytes = lambda rows, slots: tree_bytes(jax.eval_shape(lambda: model.segment(rows, slots)))
+
+    def cache_bytes(self, problems: int, group_size: int) -> int:
+        """Bytes of the key-value cache of a batch, on all devices together."""
+        own = self.space.conversation - self.space.prompt
+        return self._segment_bytes(problems, self.space.prompt) + self._segment_bytes(problems * group_size, own)
 
     def play(
         self,
@@ -189,29 +251,50 @@ class Actor:
         spread = self.devices.spread
         ids = spread(np.arange(first_id, first_id + rows, dtype=np.uint32))
         greed = spread(np.tile(np.array(greedy or [False] * group_size), len(problems)))
-        reply, cache = self.first(params, self.key, *spread(ragged(prompts, self.space.prompt)), ids, greed)
+        networks = {"policy": params}
+        read = ragged(prompts, self.space.prompt)
+        with self.account.during(Doing.COMPUTING):
+            reply, cache = self.first(networks, self.key, *spread(read), ids, greed)
+            said = jax.device_get(reply)
+        self._report(read, said, before=0, copies=group_size)
         for turn in range(self.space.turns):
-            answers = self._listen(jax.device_get(reply), conversations, last=turn == self.space.turns - 1)
+            answers = self._listen(said, conversations, last=turn == self.space.turns - 1)
             if not any(answers):
                 break
-            said = spread(ragged(answers, 1 + self.space.observation))
-            reply, cache = self.following(params, cache, self.key, *said, ids, greed)
+            read = ragged(answers, 1 + self.space.observation)
+            before = np.array([len(c.tokens) - len(answer) for c, answer in zip(conversations, answers, strict=True)])
+            with self.account.during(Doing.COMPUTING):
+                reply, cache = self.following(networks, cache, self.key, *spread(read), ids, greed)
+                said = jax.device_get(reply)
+            self._report(read, said, before, copies=1)
         return pack(conversations, group_size, version, self.space.buckets)
 
     def _listen(self, reply: Reply, conversations: Sequence[Conversation], last: bool) -> list[list[int]]:
         """Lets the task answer every reply. Returns what each row reads next; nothing where it is over."""
-        reads: list[list[int]] = []
-        for row, conversation in enumerate(conversations):
-            length = int(reply.length[row])
-            if not length:
-                reads.append([])
-                continue
-            tokens = reply.tokens[row, :length].tolist()
-            conversation.say(tokens, chosen=True, logp=reply.logp[row, :length].tolist())
-            conversation.truncated = tokens[-1] != END
-            answer = conversation.hear(self.task, self.tokenizer, self.tokenizer.decode(tokens), last)
-            reads.append([tokens[-1], *answer] if answer else [])
+        texts: dict[int, str] = {}
+        for row in np.flatnonzero(reply.length).tolist():
+            tokens = reply.tokens[row, : reply.length[row]].tolist()
+            conversations[row].say(tokens, chosen=True, logp=reply.logp[row, : reply.length[row]].tolist())
+            conversations[row].truncated |= tokens[-1] != END
+            texts[row] = self.tokenizer.decode(tokens)
+        with self.account.during(Doing.VERIFYING):
+            steps, took = judge(self.task, [(conversations[row].state, text) for row, text in texts.items()])
+        self.account.judged(took)
+        reads: list[list[int]] = [[] for _ in conversations]
+        for (row, text), step in zip(texts.items(), steps, strict=True):
+            final = conversations[row].tokens[-1]
+            answer = conversations[row].hear(step, self.tokenizer, text, last)
+            reads[row] = [final, *answer] if answer else []
         return reads
+
+    def _report(self, read: tuple[np.ndarray, np.ndarray], reply: Reply, before: np.ndarray | int, copies: int) -> None:
+        """Tells the account what a program read, and which of the tokens that it chose it fed back."""
+        tokens, length = read
+        spoke = reply.length > 0
+        fed = np.where(spoke, reply.length - 1, 0)  # nobody has read a reply's last token yet
+        ahead = np.repeat(length + before, copies)
+        self.account.passed(Pass(Phase.PREFILL, tokens.size, length, before, length > 0, copies))
+        self.account.passed(Pass(Phase.DECODE, len(spoke) * int(reply.steps), fed, ahead, fed))
 
 
 def ragged(lists: Sequence[list[int]], width: int) -> tuple[np.ndarray, np.ndarray]:

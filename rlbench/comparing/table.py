@@ -1,7 +1,7 @@
-"""The table of runs, from their summaries on disk."""
+"""The tables of runs, from their summaries and ledgers on disk: what they learned, and what that cost."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..types import Fate, Phase
 
-def summaries(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The summaries of all runs below the folders, in the order of their paths."""
+
+def reports(folders: Iterable[Path]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Summary and ledger of all runs below the folders, in the order of their paths; no ledger if it never started."""
     paths = [path for folder in folders for path in folder.rglob("summary.json")]
-    return [json.loads(path.read_text()) for path in sorted(paths, key=natural)]
+    return [(read(path), read(path.with_name("ledger.json"))) for path in sorted(paths, key=natural)]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def natural(path: Path) -> list[tuple[bool, int, str]]:
@@ -24,9 +30,6 @@ def natural(path: Path) -> list[tuple[bool, int, str]]:
 def results_table(rows: Sequence[dict[str, Any]]) -> Table:
     """One line a run: what it learned, and what that took. What is the same for all is in the title."""
     same = {name: rows[0][name] for name in ("task", "seed", "status") if len({row[name] for row in rows}) == 1}
-    table = Table(
-        title=", ".join(f"{name} {value}" for name, value in same.items()), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
     columns = {
         "algorithm": lambda row: row["algo"],
         "task": lambda row: row["task"],
@@ -40,11 +43,56 @@ def results_table(rows: Sequence[dict[str, Any]]) -> Table:
         "wall\nseconds": lambda row: f"{row['wall_seconds']:.1f}",
         "peak\nMB": lambda row: f"{row['peak_memory_bytes'] / 1e6:,.1f}",
     }
-    shown = {name: cell for name, cell in columns.items() if name not in same}
-    for name in shown:
+    title = ", ".join(f"{name} {value}" for name, value in same.items())
+    return table_of(title, {name: cell for name, cell in columns.items() if name not in same}, rows)
+
+
+def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
+    """One line a run: where its operations, bytes, rollouts and seconds went."""
+    several = len({summary["seed"] for summary, _ in runs}) > 1
+
+    def phases(*names: str) -> Callable[[Any], str]:
+        def total(run: Any) -> str:
+            executed = run[1]["compute"]["executed"]["by_phase"]
+            return f"{sum(executed.get(name, 0.0) for name in names) / 1e12:.2f}"
+
+        return total
+
+    def waste(run: Any) -> str:
+        executed = run[1]["compute"]["executed"]
+        wasted = executed["padding"] + sum(flops for fate, flops in executed["by_fate"].items() if fate != Fate.TRAINED)
+        return f"{wasted / (executed['total'] - executed['overhead']):.1%}"
+
+    columns = {
+        "algorithm": lambda run: f"{run[0]['algo']} {run[0]['seed']}" if several else run[0]["algo"],
+        "TFLOPs\nsample": phases(Phase.PREFILL, Phase.DECODE),
+        "\nscore": phases(Phase.SCORE),
+        "\ntrain": phases(Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER),
+        "\nwasted": waste,
+        "nets\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
+        "beside\npolicy": lambda run: f"{networks(run[1]['memory'], but='policy') / 1e6:,.2f}",
+        "zero\nadv.": lambda run: f"{fraction(run[1]['rollouts']['rollouts'], Fate.ZERO_ADVANTAGE):.1%}",
+        "\nidle": lambda run: f"{run[1]['time']['idle_fraction']:.1%}",
+        "verify\nCPU s": lambda run: f"{run[1]['verification']['cpu_seconds']:.2f}",
+    }
+    return table_of("what it cost", columns, runs)
+
+
+def networks(memory: Mapping[str, Any], but: str = "") -> int:
+    """Bytes of all networks, with their gradients and optimizer states, but for one."""
+    return sum(sum(parts.values()) for name, parts in memory["components"].items() if name != but)
+
+
+def fraction(rollouts: Mapping[str, Any], fate: Fate) -> float:
+    return rollouts["by_fate"][fate] / max(rollouts["generated"], 1)
+
+
+def table_of(title: str, columns: Mapping[str, Callable[[Any], str]], rows: Iterable[Any]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
         table.add_column(name, justify="left" if name in ("algorithm", "task", "status") else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(cell(row) for cell in shown.values()))
+        table.add_row(*(cell(row) for cell in columns.values()))
     return table
 
 
@@ -52,8 +100,10 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def show_table(folders: Iterable[Path]) -> None:
-    """Prints the table of all runs below the folders, if there are any."""
-    rows = summaries(folders)
-    if rows:
-        Console().print(results_table(rows))
+def show_tables(folders: Iterable[Path]) -> None:
+    """Prints the tables of all runs below the folders, if there are any."""
+    runs = reports(folders)
+    if runs:
+        Console().print(results_table([summary for summary, _ in runs]))
+    if ledgers := [(summary, ledger) for summary, ledger in runs if ledger]:
+        Console().print(costs_table(ledgers))

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..accounting.account import Account
+from ..accounting.timeline import Doing
 from ..devices import Devices, Program
 from ..models.likelihood import chunk_count
-from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Rollouts
+from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts
 
 
 class Spending(NamedTuple):
@@ -41,11 +43,19 @@ class Learner:
         *,
         seed: int,
         donate: bool,
+        account: Account | None = None,
     ):
         self.algorithm, self.optimizer, self.spending, self.devices = algorithm, optimizer, spending, devices
-        self.seed = seed
-        self.score = Program(devices, algorithm.score)
-        self.update = Program(devices, self._update, donate=(0, 1) if donate else (1,))
+        self.seed, self.account = seed, account or Account()
+        self.score = Program(devices, self._score, networks=(0, 1), phase=Phase.SCORE, account=self.account)
+        self.update = Program(
+            devices,
+            self._update,
+            donate=(0, 1) if donate else (1,),
+            networks=(0, 1, 2),
+            phase=Phase.OPTIMIZER,
+            account=self.account,
+        )
 
     def init(self, key: Array, policy: Params) -> LearnerState:
         """A fresh state. What the algorithm returns is copied once: it may alias the policy."""
@@ -54,14 +64,21 @@ class Learner:
         trainable, frozen, opt_state = self.devices.replicate((trainable, frozen, opt_state))
         return LearnerState(trainable, frozen, opt_state, version=0)
 
-    def step(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float]]:
-        """One learner step on one batch; metrics are means over its updates.
+    def step(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float], np.ndarray]:
+        """One learner step on one batch.
+
+        Returns the next state, metrics as means over the step's updates, and bool[B]: which rollouts
+        teach, their advantage not being zero everywhere. Where there is no advantage, all that happened do.
 
         Raises:
           Diverged: a metric is not finite.
         """
+        with self.account.during(Doing.COMPUTING):
+            return self._step(state, rollouts)
+
+    def _step(self, state, rollouts):
         trainable, frozen, opt_state, version = state
-        scores = self.score(trainable, frozen, rollouts, jnp.int32(version))
+        scores, teaches = self.score(trainable, frozen, rollouts, jnp.int32(version))
         random = np.random.default_rng([self.seed, version])
         reports = []
         for _ in range(self.spending.epochs):
@@ -69,11 +86,17 @@ class Learner:
             for rows in order.reshape(self.spending.minibatches, -1):
                 trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, rows)
                 reports.append(report)
-        means = jax.tree.map(lambda *values: float(np.mean(values)), *jax.device_get(reports))
+        reports, teaches = jax.device_get((reports, teaches))
+        means = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
         for name, value in means.items():
             if not math.isfinite(value):
                 raise Diverged(version + 1, name, value)
-        return LearnerState(trainable, frozen, opt_state, version + 1), means
+        return LearnerState(trainable, frozen, opt_state, version + 1), means, teaches
+
+    def _score(self, trainable, frozen, rollouts, version):
+        scores = self.algorithm.score(trainable, frozen, rollouts, version)
+        advantage = scores.get("advantage", 1.0)
+        return scores, jnp.any(rollouts.mask & (advantage != 0.0), axis=-1)
 
     def _update(self, trainable, opt_state, frozen, rollouts, scores, rows):
         batch = jax.tree.map(lambda x: x[rows], (rollouts, scores))
@@ -83,7 +106,8 @@ class Learner:
         microbatches = self.devices.chunks(batch, count)
 
         def total(params: Params, microbatch: tuple[Rollouts, Any]) -> tuple[Array, Loss]:
-            loss = self.algorithm.loss(params, frozen, *microbatch)
+            with jax.named_scope(Phase.FORWARD):
+                loss = self.algorithm.loss(params, frozen, *microbatch)
             return loss.total, loss
 
         gradient_of = jax.grad(total, has_aux=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..plugins import nearest
-from ..types import Array, ConfigError, Count, Model, Params, Positive, Tokenizer
+from ..types import Array, ConfigError, Count, Model, Params, Positive, Size, Tokenizer
 from .cache import Cache, Segment, reserve, visible, write
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -75,7 +75,7 @@ def transformer(
             return Segment(blank, blank, jnp.zeros((rows, slots), bool))
 
         emits = np.asarray(tokenizer.emits) if outputs == tokenizer.vocabulary else np.ones(outputs, bool)
-        return Model(init, apply, extend, segment, build, emits, temperature, chunk_tokens)
+        return Model(init, apply, extend, segment, build, size_of, emits, temperature, compute_dtype, chunk_tokens)
 
     return build(tokenizer.vocabulary)
 
@@ -90,6 +90,16 @@ def check_sizes(size: dict[str, int], known: Collection[str]) -> None:
         raise ConfigError("width", width, f"a multiple of 2 * heads = {2 * heads}")
     if heads % kv_heads:
         raise ConfigError("kv_heads", kv_heads, f"a divisor of heads = {heads}")
+
+
+def size_of(params: Params) -> Size | None:
+    """Reads the size of a transformer off its parameters; None of anything else."""
+    try:
+        blocks = [block for name, block in params.items() if name.startswith("blocks_")]
+        body = sum(layer["kernel"].size for block in blocks for layer in block.values() if "kernel" in layer)
+        return Size(body, sum(block["out"]["kernel"].shape[0] for block in blocks), params["head"]["kernel"].size)
+    except (AttributeError, KeyError, TypeError):
+        return None
 
 
 def graft(params: Params, donor: Params) -> Params:

@@ -1,4 +1,4 @@
-"""The local truth of a run: metrics.jsonl, a line a learner step as it happens, and summary.json."""
+"""The local truth of a run: metrics.jsonl, a line a learner step as it happens, summary.json and ledger.json."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Files:
-    """Writes into a run's folder. The summary is replaced in one move, so that it is whole at any time."""
+    """Writes into a run's folder. What is written last is put there in one move: it is whole or not there."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -19,8 +19,13 @@ class Files:
     def note(self, text: str) -> None:
         pass
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], ledger: dict[str, Any] | None) -> None:
         self._metrics.close()
-        draft = self.folder / "summary.json.part"
-        draft.write_text(json.dumps(summary, indent=2) + "\n")
-        os.replace(draft, self.folder / "summary.json")
+        if ledger:
+            self._put("ledger.json", ledger)
+        self._put("summary.json", summary)
+
+    def _put(self, name: str, content: dict[str, Any]) -> None:
+        draft = self.folder / f"{name}.part"
+        draft.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(draft, self.folder / name)

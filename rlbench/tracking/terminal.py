@@ -1,13 +1,18 @@
 """Progress on the terminal: a bar where somebody watches, a line at every evaluation where nobody does."""
 
+import time
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..accounting.tables import ledger_tables
+
 
 class Terminal:
-    """Shows reward, accuracy and rollouts per second, and held-out accuracy once it is known."""
+    """Shows reward, accuracy and rollouts per second, held-out accuracy once it is known, and at the end the ledger."""
+
+    PATIENCE = 5.0  # seconds between notes where nobody watches
 
     def __init__(self) -> None:
         self.console = Console()
@@ -22,6 +27,7 @@ class Terminal:
         )
         self.bar = self.progress.add_task("", total=None, news="")
         self.heldout = ""
+        self.noted = 0.0  # when a note was printed
 
     def log(self, row: dict[str, Any]) -> None:
         self.progress.start()
@@ -40,8 +46,13 @@ class Terminal:
     def note(self, text: str) -> None:
         self.progress.start()
         self.progress.update(self.bar, news=text)
-        if not self.console.is_terminal:
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.noted > self.PATIENCE:
+            self.noted = now
             self.console.print(text, soft_wrap=True)
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], ledger: dict[str, Any] | None) -> None:
         self.progress.stop()
+        if ledger:
+            for table in ledger_tables(ledger):
+                self.console.print(table)

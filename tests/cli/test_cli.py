@@ -16,6 +16,7 @@ import yaml
 from hydra import compose, initialize_config_module
 
 from rlbench.help import leaves
+from rlbench.warm_start import Cost
 
 TINY = [
     "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16", "task.digits=1", "batch.rollouts=16",
@@ -69,13 +70,19 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     assert 0 <= summary["accuracy_before"] <= 1 and 0 <= summary["accuracy_after"] <= 1
     assert summary["wall_seconds"] > 0
     assert summary["resident_bytes"] > summary["peak_memory_bytes"] > 10_000
-    assert summary["warm_start"].keys() == {"steps", "rollouts", "tokens", "seconds"}
+    assert set(summary["warm_start"]) == set(Cost._fields)
     log = rows(folder)
     assert [row["step"] for row in log] == [0, 1, 2, 3]
     assert [("heldout/accuracy" in row) for row in log] == [True, False, True, True]
     assert {"reward", "accuracy", "rollouts_per_second", "loss", "staleness_max"} <= log[-1].keys()
     assert "heldout/pass@2" in log[-1]
     assert "accuracy" in done.stdout and algo in done.stdout, "the table"
+    ledger = json.loads((folder / "ledger.json").read_text())
+    assert ledger["schema"] == 1 and ledger["compute"]["executed"]["total"] == summary["flops"] == log[-1]["flops"]
+    for title in ("compute, FLOPs executed", "memory, bytes a device", "rollouts of ", "what it cost"):
+        assert title in done.stdout
+    assert log[-1]["rollouts/trained"] + log[-1]["rollouts/zero advantage"] == 48
+    assert [row["flops"] for row in log] == sorted(row["flops"] for row in log), "totals, which only grow"
 
 
 def test_somebody_who_watches_sees_a_progress_bar(cache, tmp_path):
@@ -132,7 +139,7 @@ def test_a_crash_of_one_job_leaves_the_others(rlbench, tmp_path):
         "    def __init__(self, *, when): self.when = when\n"
         "    def log(self, row): os.abort() if self.when else None\n"
         "    def note(self, text): pass\n"
-        "    def finish(self, summary): pass\n"
+        "    def finish(self, summary, ledger): pass\n"
     )
     tracker = ["tracker=none", "+tracker.crash._target_=crash.Abort", "+tracker.crash.when=false,true,false"]
     done = rlbench("-m", *tracker, *TINY)
@@ -252,7 +259,7 @@ def test_one_seed_is_one_run_but_for_times(rlbench, tmp_path):
         assert rlbench("algo=ppo", *TINY, "batch.minibatches=2", "batch.epochs=2").returncode == 0
         time.sleep(1)  # Hydra names folders by the second
     first, second = (
-        [{name: value for name, value in row.items() if "second" not in name} for row in rows(folder)]
+        [{name: value for name, value in row.items() if not re.search("second|resident", name)} for row in rows(folder)]
         for folder in folders(tmp_path)
     )
     assert first == second

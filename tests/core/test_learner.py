@@ -33,7 +33,7 @@ def one_step(name, devices, spending=WHOLE, donate=True):
     learner = Learner(algorithm, optax.sgd(0.1), spending, devices, seed=0, donate=donate)
     rollouts = algorithm_case(algorithm, model).rollouts
     state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
-    state, metrics = learner.step(state, devices.spread(as_numpy(rollouts)))
+    state, metrics, _ = learner.step(state, devices.spread(as_numpy(rollouts)))
     return as_numpy(state.trainable), metrics
 
 
@@ -54,7 +54,7 @@ def test_four_devices_go_on_without_compiling_again():
     state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
     rollouts = learner.devices.spread(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
     for _ in range(3):
-        state, _ = learner.step(state, rollouts)
+        state, _, _ = learner.step(state, rollouts)
     assert (learner.score.compilations, learner.update.compilations) == (1, 1)
 
 
@@ -86,7 +86,7 @@ def test_a_step_takes_epochs_times_minibatches_updates_and_is_one_version(device
     state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
     rollouts = devices.spread(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
     for version in (1, 2):
-        state, _ = learner.step(state, rollouts)
+        state, _, _ = learner.step(state, rollouts)
         assert state.version == version
         assert state.opt_state["policy"][0].count == 6 * version
     assert (learner.score.compilations, learner.update.compilations) == (1, 1)
@@ -104,7 +104,7 @@ def test_every_epoch_spends_every_row_once(devices):
     learner = Learner(algorithm, optax.sgd(1.0), Spending(3, 4, 10**6), devices, seed=0, donate=True)
     rollouts = as_numpy(algorithm_case(algorithm_of("grpo", small_model()), small_model()).rollouts)
     numbered = rollouts._replace(tokens=np.tile(np.arange(12, dtype=np.int32)[:, None], 12))
-    state, _ = learner.step(learner.init(jax.random.key(0), jnp.zeros(12)), devices.spread(numbered))
+    state, _, _ = learner.step(learner.init(jax.random.key(0), jnp.zeros(12)), devices.spread(numbered))
     np.testing.assert_array_equal(state.trainable["policy"], -3)
 
 
@@ -118,7 +118,7 @@ def test_components_are_clipped_apart(devices):
         optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
         learner = Learner(algorithm, optimizer, Spending(1, 1, 10**6), devices, seed=0, donate=True)
         state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
-        state, _ = learner.step(state, devices.spread(as_numpy(algorithm_case(algorithm, model).rollouts)))
+        state, _, _ = learner.step(state, devices.spread(as_numpy(algorithm_case(algorithm, model).rollouts)))
         return as_numpy(state.trainable["policy"])
 
     jax.tree.map(np.testing.assert_array_equal, policy_after(0.5), policy_after(1e6))
@@ -130,7 +130,7 @@ def test_bfloat16_parameters_keep_their_type(devices):
     state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
     rollouts = devices.spread(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
     for _ in range(2):
-        state, _ = learner.step(state, rollouts)
+        state, _, _ = learner.step(state, rollouts)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.trainable)} == {jnp.dtype("bfloat16")}
     assert learner.update.compilations == 1
 

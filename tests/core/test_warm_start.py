@@ -17,7 +17,7 @@ LIKE = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
 def make(value: float, calls: list):
     def go():
         calls.append(value)
-        return {"w": jnp.full(2, value, jnp.bfloat16)}, Cost(1, 2, 3, 4.5)
+        return {"w": jnp.full(2, value, jnp.bfloat16)}, Cost(1, 2, 3, 4.5, {"policy": 6.0}, {})
 
     return go
 

@@ -1,0 +1,101 @@
+"""The account of one thread: what its programs cost and what went through them, until the ledger takes it."""
+
+import contextlib
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .flops import Flops, Work
+from .timeline import Doing, Timeline
+
+
+class Pass(NamedTuple):
+    """Sequences that went through a network: what was room, and what was text.
+
+    Shared sequences come once; row b of a batch then belongs to sequence b // copies.
+    """
+
+    phase: str
+    slots: int  # token positions computed, padding too
+    fed: np.ndarray  # i64[sequences]  of them, the real tokens of each sequence
+    before: np.ndarray | int  # tokens of each that were in the cache before
+    read: np.ndarray | int  # positions of each whose outputs were used
+    copies: int = 1  # rows that share a sequence
+    times: int = 1  # the same sequences went through
+
+    def shares(self) -> np.ndarray:
+        """Of the slots, each row's part f64[rows]; what is missing to 1 was padding."""
+        return np.repeat(self.fed / (self.slots * self.copies), self.copies)
+
+
+class Verification(NamedTuple):
+    """What judging replies took."""
+
+    calls: int = 0
+    cpu_seconds: float = 0.0  # of the judging thread and of its children, not of waiting
+    wall_seconds: float = 0.0  # during which the caller waited for verdicts
+    queue_seconds: float = 0.0  # that replies waited for a free worker, added up
+    timeouts: int = 0
+
+    def plus(self, other: "Verification") -> "Verification":
+        return Verification._make(a + b for a, b in zip(self, other, strict=True))
+
+
+NOTHING = Verification()
+
+
+class Spent(NamedTuple):
+    """What was taken from an account."""
+
+    flops: Flops
+    passes: tuple[Pass, ...]
+    verification: Verification
+
+
+class Account:
+    """Collects what the programs and the host code of one thread report.
+
+    Args:
+      timeline: where the thread's states are added up; by default nowhere that is looked at.
+      role: the thread's name there.
+      computing: what it is called there that its programs run.
+    """
+
+    def __init__(self, timeline: Timeline | None = None, role: str = "learner", computing: Doing = Doing.COMPUTING):
+        self.timeline, self.role, self.computing = timeline or Timeline(), role, computing
+        self.temporaries: dict[str, int] = {}  # bytes of each compiled program, the most of its shapes
+        self.untold: set[str] = set()
+        self._runs: list[tuple[Work, Any]] = []
+        self._passes: list[Pass] = []
+        self._verification = NOTHING
+
+    def during(self, doing: Doing) -> contextlib.AbstractContextManager[None]:
+        """The thread does this within the block."""
+        return self.timeline.during(self.role, self.computing if doing == Doing.COMPUTING else doing)
+
+    def compiled(self, name: str, work: Work, temporaries: int) -> None:
+        """A program was compiled, which needs so many bytes beside its arguments and results."""
+        self.temporaries[name] = max(temporaries, self.temporaries.get(name, 0))
+        self.untold |= {f"{name}: {what}" for what in work.untold}
+
+    def ran(self, work: Work, trips: Any) -> None:
+        """A program ran; trips is i32[] on the device, of the loop whose length only the run knows."""
+        self._runs.append((work, trips))
+
+    def passed(self, one: Pass) -> None:
+        """Sequences went through a network."""
+        self._passes.append(one)
+
+    def judged(self, verification: Verification) -> None:
+        """Replies were judged."""
+        self._verification = self._verification.plus(verification)
+
+    def take(self) -> Spent:
+        """Everything reported since the last time. Waits for the programs that ran."""
+        flops: Flops = Counter()
+        for work, trips in self._runs:
+            work.add_to(flops, int(trips))
+        spent = Spent(flops, tuple(self._passes), self._verification)
+        self._runs, self._passes, self._verification = [], [], NOTHING
+        return spent

@@ -1,0 +1,397 @@
+"""The ledger of a run: where every FLOP, byte, second and rollout went. docs/ledger.md defines each number."""
+
+import contextlib
+import math
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..interrupts import UNINTERRUPTED
+from ..types import Fate, Phase, Size
+from .account import NOTHING, Pass, Spent, Verification
+from .flops import Flops
+from .peaks import Peak
+from .timeline import IDLE, Timeline
+from .useful import useful
+
+SCHEMA = 1
+OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that no rollout is charged for
+
+
+class Tally(NamedTuple):
+    """What the host knows of a batch, row by row."""
+
+    problems: int
+    prompt: np.ndarray  # i64[B] tokens
+    reply: np.ndarray  # i64[B]
+    environment: np.ndarray  # i64[B]
+    tokens: np.ndarray  # i64[B]  their sum
+    truncated: np.ndarray  # bool[B]  cut at the length limit
+    timed_out: np.ndarray  # bool[B]  not judged in time
+    broke: np.ndarray  # bool[B]  the verifier's infrastructure failed
+
+    def fates(self, teaches: np.ndarray) -> dict[Fate, np.ndarray]:
+        """What became of rows that reached the learner, as bool[B] by fate: the first that applies.
+
+        Args:
+          teaches: bool[B], where the advantage is not zero at every token.
+        """
+        return {
+            Fate.INFRASTRUCTURE: self.broke,
+            Fate.ZERO_ADVANTAGE: ~self.broke & ~teaches,
+            Fate.TRAINED: ~self.broke & teaches,
+        }
+
+
+class Gain(NamedTuple):
+    """What the run bought, on held-out problems."""
+
+    points: float  # of accuracy, in percent
+    solved: int  # problems that are solved at the end and were not before the first step
+
+
+class DoesNotClose(ArithmeticError):
+    """Two ways of adding up the same thing differ."""
+
+    def __init__(self, entry: str, left: float, right: float):
+        super().__init__(entry, left, right)
+
+    def __str__(self) -> str:
+        entry, left, right = self.args
+        return f"the ledger does not close: {entry}: {left:.12g} is not {right:.12g}"
+
+
+@dataclass
+class Totals:
+    """Everything that a ledger adds up."""
+
+    executed: Flops = field(default_factory=Counter)
+    useful: Flops = field(default_factory=Counter)
+    by_fate: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # executed operations
+    padding: float = 0.0
+    overhead: float = 0.0
+    generated: Counter[str] = field(default_factory=Counter)
+    attributes: Counter[str] = field(default_factory=Counter)
+    rollouts: Counter[str] = field(default_factory=Counter)  # by fate
+    tokens: Counter[str] = field(default_factory=Counter)  # by fate
+    verification: Verification = NOTHING
+    evaluating: Verification = NOTHING
+    evaluation_seconds: float = 0.0
+    flying: dict[int, tuple[Tally, Spent]] = field(default_factory=dict)  # batches that have no fate yet
+
+    def spend(self, flops: Flops, ours: Flops) -> None:
+        self.executed.update(flops)
+        self.useful.update(ours)
+
+    def aside(self, phase: Phase, flops: Flops, ours: Flops) -> None:
+        """Enters operations that no rollout is charged for under one phase, whatever theirs were."""
+        for total, count in ((self.executed, flops), (self.useful, ours)):
+            for name, operations in by_component(count).items():
+                total[phase, name] += operations
+        self.overhead += flops.total()
+
+    def settle(self, tally: Tally, fates: Mapping[Fate, np.ndarray], flops: Flops, passes: Sequence[Pass]) -> None:
+        """Charges a batch's operations to the fates of its rows, a phase's evenly over its slots."""
+        slots: Counter[str] = Counter()
+        fed: defaultdict[str, defaultdict[Fate, float]] = defaultdict(lambda: defaultdict(float))
+        for one in passes:
+            if one.fed.sum() > one.slots:
+                raise DoesNotClose(f"{one.phase}: tokens, slots that hold them", one.fed.sum(), one.slots)
+            slots[one.phase] += one.slots
+            rows = one.fed if one.copies == 1 else np.repeat(one.fed / one.copies, one.copies)
+            for fate, mine in fates.items():
+                fed[one.phase][fate] += float(rows[mine].sum())
+        for (phase, _), operations in flops.items():
+            if phase in OVERHEAD:
+                self.overhead += operations
+                continue
+            within = Phase.FORWARD if phase == Phase.BACKWARD else phase
+            a_slot = operations / max(slots[within], 1)  # where nothing went through, all is padding
+            self.padding += operations - a_slot * sum(fed[within].values())
+            for fate, count in fed[within].items():
+                self.by_fate[fate] += a_slot * count
+        for fate, mine in fates.items():
+            self.rollouts[fate] += int(mine.sum())
+            self.tokens[fate] += int(tally.tokens[mine].sum())
+
+
+class Ledger:
+    """Adds up a run. A rollout is entered when it was sampled and gets its fate when it is settled.
+
+    `sampled` is called from the actor's thread, everything else from the learner's. Ctrl-C waits for
+    the end of an entry, so that a run that is interrupted still closes.
+
+    Args:
+      sizes: of the networks, by component, for useful FLOPs.
+      peak: of all devices together.
+      devices: how many there are.
+      accelerator: whether they are something other than the CPU that verifies.
+    """
+
+    def __init__(self, sizes: Mapping[str, Size], peak: Peak, timeline: Timeline, *, devices: int, accelerator: bool):
+        self.sizes, self.peak, self.timeline = sizes, peak, timeline
+        self.devices, self.accelerator = devices, accelerator
+        self.totals = Totals()
+        self._lock = threading.Lock()
+
+    def sampled(self, index: int, tally: Tally, spent: Spent) -> None:
+        """Batch number `index` was sampled and judged.
+
+        Raises:
+          DoesNotClose: the tokens that went through the network are not those of the transcripts.
+        """
+        through = sum(int(one.fed.sum()) * one.copies for one in spent.passes)
+        agree("tokens sampled: through the network, in the transcripts", through, (tally.tokens - 1).sum())
+        with self._entry() as totals:
+            totals.flying[index] = tally, spent
+            totals.spend(spent.flops, useful(spent.passes, self.sizes, spent.flops))
+            totals.verification = totals.verification.plus(spent.verification)
+            totals.generated.update(
+                problems=tally.problems,
+                rollouts=len(tally.tokens),
+                prompt=int(tally.prompt.sum()),
+                reply=int(tally.reply.sum()),
+                environment=int(tally.environment.sum()),
+            )
+            totals.attributes.update(truncated=int(tally.truncated.sum()), timed_out=int(tally.timed_out.sum()))
+
+    def learned(self, index: int, teaches: np.ndarray, length: int, epochs: int, spent: Spent) -> None:
+        """A learner step on the batch is done.
+
+        Args:
+          teaches: bool[B], where the advantage is not zero at every token.
+          length: T, to which its rows were padded.
+        """
+        with self._entry() as totals:
+            tally, acted = totals.flying.pop(index)
+            passes = learning_passes(tally, length, epochs)
+            totals.spend(spent.flops, useful(passes, self.sizes, spent.flops))
+            totals.settle(tally, tally.fates(teaches), acted.flops + spent.flops, [*acted.passes, *passes])
+
+    def warmed(self, executed: Mapping[str, float], ours: Mapping[str, float]) -> None:
+        """What the warm start took, by component, in whichever run it was made."""
+        with self._entry() as totals:
+            totals.aside(
+                Phase.WARM_START,
+                Counter({("", name): operations for name, operations in executed.items()}),
+                Counter({("", name): operations for name, operations in ours.items()}),
+            )
+
+    def evaluated(self, spent: Spent, seconds: float) -> None:
+        """An evaluation is done, and took so long."""
+        with self._entry() as totals:
+            totals.aside(Phase.EVALUATION, spent.flops, useful(spent.passes, self.sizes, spent.flops))
+            totals.evaluating = totals.evaluating.plus(spent.verification)
+            totals.evaluation_seconds += seconds
+
+    def end(self) -> None:
+        """Batches that were sampled and never trained on are stale."""
+        with self._entry() as totals:
+            for tally, acted in totals.flying.values():
+                everybody = np.ones(len(tally.tokens), bool)
+                totals.settle(tally, {Fate.STALE: everybody}, acted.flops, acted.passes)
+            totals.flying.clear()
+
+    @contextlib.contextmanager
+    def _entry(self) -> Iterator[Totals]:
+        with UNINTERRUPTED, self._lock:
+            yield self.totals
+
+    def counts(self) -> dict[str, Any]:
+        """The compute and the rollouts of the report, with what is still in flight."""
+        totals = self.totals
+        flying = totals.flying.values()
+        executed, ours = margins(totals.executed), margins(totals.useful)
+        return {
+            "executed": executed
+            | {
+                "cells": nested(totals.executed),
+                "by_fate": {fate.value: totals.by_fate[fate] for fate in Fate},
+                "padding": totals.padding,
+                "overhead": totals.overhead,
+                "in_flight": float(sum(spent.flops.total() for _, spent in flying)),
+                "total": float(totals.executed.total()),
+            },
+            "useful": ours | {"total": float(totals.useful.total())},
+            "rollouts": {
+                "generated": totals.generated["rollouts"],
+                "by_fate": {fate.value: totals.rollouts[fate] for fate in Fate},
+                "in_flight": sum(len(tally.tokens) for tally, _ in flying),
+            },
+            "tokens": {
+                "by_kind": {kind: totals.generated[kind] for kind in ("prompt", "reply", "environment")},
+                "by_fate": {fate.value: totals.tokens[fate] for fate in Fate},
+                "in_flight": sum(int(tally.tokens.sum()) for tally, _ in flying),
+            },
+            "problems": totals.generated["problems"],
+            "attributes": {name: totals.attributes[name] for name in ("truncated", "timed_out")},
+        }
+
+    def row(self, wall: float) -> dict[str, float]:
+        """The ledger so far, as metrics of a learner step. Everything is a total since the start of the run.
+
+        Raises:
+          DoesNotClose: a total differs from the sum of its parts.
+        """
+        counts, seconds = self.counts(), self.timeline.seconds()
+        check(counts, seconds, wall)
+        return {
+            "flops": counts["executed"]["total"],
+            "useful_flops": counts["useful"]["total"],
+            **{f"flops/phase/{name}": value for name, value in counts["executed"]["by_phase"].items()},
+            **{f"flops/component/{name}": value for name, value in counts["executed"]["by_component"].items()},
+            **{f"flops/fate/{name}": value for name, value in counts["executed"]["by_fate"].items()},
+            "flops/padding": counts["executed"]["padding"],
+            "flops/overhead": counts["executed"]["overhead"],
+            **{f"rollouts/{name}": value for name, value in counts["rollouts"]["by_fate"].items()},
+            **{f"tokens/{name}": value for name, value in counts["tokens"]["by_fate"].items()},
+            **{f"tokens/{name}": value for name, value in counts["tokens"]["by_kind"].items()},
+            "timed_out": counts["attributes"]["timed_out"],
+            **{f"verification/{name}": value for name, value in self.totals.verification._asdict().items()},
+            **{f"seconds/{name}": value for name, value in seconds["devices"].items()},
+        }
+
+    def report(
+        self,
+        wall: float,
+        seconds: dict[str, dict[str, float]],
+        memory: dict[str, Any],
+        gain: Gain | None,
+        untold: Sequence[str],
+    ) -> dict[str, Any]:
+        """The whole ledger, as in ledger.json.
+
+        Args:
+          wall: seconds of the run, by a clock of its own.
+          seconds: of the timeline at that moment.
+          memory: the section of that name.
+          gain: None where it was not measured.
+          untold: operations that were not counted.
+
+        Raises:
+          DoesNotClose: a total differs from the sum of its parts.
+        """
+        counts = self.counts()
+        check(counts, seconds, wall)
+        busy = sum(value for state, value in seconds["devices"].items() if state not in IDLE)
+        executed, ours = counts.pop("executed"), counts.pop("useful")
+        warm = executed["by_phase"].get(Phase.WARM_START, 0.0)  # its seconds are not the run's
+        judged = self.totals.verification
+        price = {
+            "flops": executed["total"] - warm - executed["by_phase"].get(Phase.EVALUATION, 0.0),
+            "seconds": wall - self.totals.evaluation_seconds,
+            "rollouts": counts["rollouts"]["generated"],
+            "verification_cpu_seconds": judged.cpu_seconds,
+        }
+        return {
+            "schema": SCHEMA,
+            "compute": {
+                "executed": executed,
+                "useful": ours,
+                "untold": sorted(untold),
+                "peak": self.peak._asdict(),
+                "flops_per_second": {
+                    "executed": (executed["total"] - warm) / wall,
+                    "executed_while_busy": ratio(executed["total"] - warm, busy),
+                    "useful": (ours["total"] - ours["by_phase"].get(Phase.WARM_START, 0.0)) / wall,
+                },
+                "utilisation": {
+                    "executed": (executed["total"] - warm) / wall / self.peak.flops_per_second,
+                    "executed_while_busy": ratio((executed["total"] - warm) / self.peak.flops_per_second, busy),
+                    "useful": (ours["total"] - ours["by_phase"].get(Phase.WARM_START, 0.0))
+                    / wall
+                    / self.peak.flops_per_second,
+                },
+            },
+            "memory": memory,
+            "rollouts": counts,
+            "verification": {
+                **judged._asdict(),
+                "of_evaluation": self.totals.evaluating._asdict(),
+                "cpu_seconds_per_accelerator_second" if self.accelerator else "cpu_seconds_per_device_second": ratio(
+                    judged.cpu_seconds, busy * self.devices
+                ),
+                "cores_to_keep_up": math.ceil(ratio(judged.cpu_seconds, busy) or 0.0),
+            },
+            "time": {
+                "wall": wall,
+                "evaluation": self.totals.evaluation_seconds,
+                "idle": wall - busy,
+                "idle_fraction": (wall - busy) / wall,
+                **seconds,
+            },
+            "price": {
+                "gain": gain._asdict() if gain else None,
+                "per_point": {name: ratio(value, gain.points if gain else 0.0) for name, value in price.items()},
+                "per_solved": {name: ratio(value, gain.solved if gain else 0) for name, value in price.items()},
+            },
+        }
+
+
+def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
+    """What goes through a network when a batch, padded to rows of T = length, is scored and trained on."""
+    slots, fed = len(tally.tokens) * (length - 1), tally.tokens - 1  # outputs at t - 1 judge token t
+    return [Pass(Phase.SCORE, slots, fed, 0, tally.reply), Pass(Phase.FORWARD, slots, fed, 0, tally.reply, 1, epochs)]
+
+
+def check(counts: Mapping[str, Any], seconds: Mapping[str, Mapping[str, float]], wall: float) -> None:
+    """Holds every total to the sum of its parts.
+
+    Raises:
+      DoesNotClose: naming the entry.
+    """
+    executed, ours, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
+    total = executed["total"]
+    fated = sum(executed["by_fate"].values()) + executed["padding"] + executed["overhead"] + executed["in_flight"]
+    agree("executed FLOPs: by phase, total", sum(executed["by_phase"].values()), total)
+    agree("executed FLOPs: by component, total", sum(executed["by_component"].values()), total)
+    agree("executed FLOPs: by fate with padding, overhead and in flight, total", fated, total)
+    agree("useful FLOPs: by phase, total", sum(ours["by_phase"].values()), ours["total"])
+    agree("useful FLOPs: by component, total", sum(ours["by_component"].values()), ours["total"])
+    fated = sum(rollouts["by_fate"].values()) + rollouts["in_flight"]
+    agree("rollouts: by fate and in flight, generated", fated, rollouts["generated"])
+    fated = sum(tokens["by_fate"].values()) + tokens["in_flight"]
+    agree("tokens: by fate and in flight, by kind", fated, sum(tokens["by_kind"].values()))
+    for who, states in seconds.items():
+        agree(f"seconds: {who} by state, wall", sum(states.values()), wall, relative=0.02, absolute=0.01)
+
+
+def agree(entry: str, left: float, right: float, relative: float = 1e-9, absolute: float = 0.0) -> None:
+    if not math.isclose(left, right, rel_tol=relative, abs_tol=absolute):
+        raise DoesNotClose(entry, float(left), float(right))
+
+
+def margins(flops: Flops) -> dict[str, dict[str, float]]:
+    """Sums over components, and over phases."""
+    phases: Counter[str] = Counter()
+    for (phase, _), operations in flops.items():
+        phases[phase] += operations
+    return {
+        "by_phase": {phase.value: float(phases[phase]) for phase in Phase if phase in phases},
+        "by_component": {name: float(operations) for name, operations in sorted(by_component(flops).items())},
+    }
+
+
+def by_component(flops: Flops) -> Counter[str]:
+    """Sums over phases."""
+    components: Counter[str] = Counter()
+    for (_, component), operations in flops.items():
+        components[component] += operations
+    return components
+
+
+def nested(flops: Flops) -> dict[str, dict[str, float]]:
+    """{phase: {component: operations}}."""
+    tree: dict[str, dict[str, float]] = {}
+    for (phase, component), operations in sorted(flops.items()):
+        tree.setdefault(phase, {})[component] = float(operations)
+    return tree
+
+
+def ratio(value: float, by: float) -> float | None:
+    """None where there is nothing to divide by."""
+    return value / by if by > 0 else None

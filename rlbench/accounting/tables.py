@@ -1,0 +1,93 @@
+"""A ledger as three small tables: compute, memory, rollouts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+
+def ledger_tables(ledger: Mapping[str, Any]) -> list[Table]:
+    """The tables of one run, for a terminal."""
+    return [compute_table(ledger), memory_table(ledger["memory"]), rollouts_table(ledger)]
+
+
+def compute_table(ledger: Mapping[str, Any]) -> Table:
+    """Phases by components, in operations executed; then what was useful, and how fast."""
+    compute, time = ledger["compute"], ledger["time"]
+    executed, useful = compute["executed"], compute["useful"]
+    components = list(executed["by_component"])
+    table = small(f"compute, FLOPs executed ({time['wall']:.1f} s, idle {time['idle_fraction']:.0%})")
+    headed(table, "phase", *components, "all", "useful")
+    for phase, total in executed["by_phase"].items():
+        cells = (quantity(executed["cells"][phase].get(name, 0.0)) for name in components)
+        table.add_row(phase, *cells, quantity(total), quantity(useful["by_phase"].get(phase, 0.0)))
+    table.add_section()
+    sums = (quantity(executed["by_component"][name]) for name in components)
+    table.add_row("all", *sums, quantity(executed["total"]), quantity(useful["total"]))
+    shares = compute["utilisation"]
+    blanks = [""] * len(components)
+    table.add_row("of the peak", *blanks, f"{shares['executed']:.1%}", f"{shares['useful']:.1%}")
+    return table
+
+
+def memory_table(memory: Mapping[str, Any]) -> Table:
+    """Bytes of each network, of what they share, and the price of every network beside the policy."""
+    table = small("memory, bytes a device")
+    headed(table, "", "parameters", "optimizer", "gradients", "all")
+    for name, parts in memory["components"].items():
+        own = (parts.get(part, 0) for part in ("parameters", "optimizer_state", "gradients"))
+        table.add_row(name, *(quantity(size) for size in own), quantity(sum(parts.values())))
+    table.add_section()
+    temporaries = max(memory["temporaries"].values(), default=0)
+    for name, size in (
+        ("key-value cache", memory["kv_cache"]),
+        ("rollouts and scores", memory["rollout_buffers"]),
+        ("most temporaries", temporaries),
+        ("peak, device", memory["device_peak"]),
+        ("peak, process", memory["resident_peak"]),
+    ):
+        table.add_row(name, "", "", "", quantity(size))
+    table.add_section()
+    for name, price in memory["price"].items():
+        table.add_row(f"without {name}", "", "", quantity(-price["difference"]), quantity(price["without"]))
+    return table
+
+
+def rollouts_table(ledger: Mapping[str, Any]) -> Table:
+    """What became of the rollouts, and of the operations paid for them; then what judging them took."""
+    rollouts, executed = ledger["rollouts"], ledger["compute"]["executed"]
+    table = small(f"rollouts of {rollouts['problems']:,} problems")
+    headed(table, "fate", "rollouts", "tokens", "FLOPs")
+    for fate, count in rollouts["rollouts"]["by_fate"].items():
+        table.add_row(
+            fate, f"{count:,}", f"{rollouts['tokens']['by_fate'][fate]:,}", quantity(executed["by_fate"][fate])
+        )
+    table.add_row("padding", "", "", quantity(executed["padding"]))
+    table.add_row("overhead", "", "", quantity(executed["overhead"]))
+    table.add_section()
+    judged = ledger["verification"]
+    table.add_row(
+        "verified", f"{judged['calls']:,}", f"{judged['cpu_seconds']:.2f} CPU s", f"{judged['wall_seconds']:.2f} s"
+    )
+    return table
+
+
+def small(title: str) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left")
+
+
+def headed(table: Table, first: str, *rest: str) -> None:
+    table.add_column(first, no_wrap=True)
+    for name in rest:
+        table.add_column(name, justify="right", no_wrap=True)
+
+
+def quantity(value: float) -> str:
+    """Three significant digits and a letter: 1.23 G."""
+    if not value:
+        return "-"
+    for letter, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g} {letter}"
+    return f"{value:.3g}"

@@ -1,0 +1,120 @@
+"""Time as a partition: at each instant a thread is in one state, and so are the devices that the threads share."""
+
+import contextlib
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+from ..interrupts import UNINTERRUPTED
+
+
+class Doing(StrEnum):
+    """What a thread does."""
+
+    COMPUTING = "computing"  # from a program's dispatch until its result is here
+    VERIFYING = "verifying"  # waiting for the task's verdicts
+    EVALUATING = "evaluating"  # computing, for an evaluation
+    COMPILING = "compiling"
+    HOST = "host"  # Python: tokens to text and back, packing, logging
+    WAITING = "waiting"  # the actor for weights, the learner for rollouts
+
+
+class DeviceState(StrEnum):
+    """What the set of devices that acting and learning share is doing; the first that applies."""
+
+    BOTH = "actor and learner"
+    ACTOR = "actor only"
+    LEARNER = "learner only"
+    EVALUATION = "evaluation only"
+    VERIFICATION = "waiting for verification"
+    COMPILATION = "waiting for compilation"
+    HOST = "waiting for the host"
+    ROLLOUTS = "waiting for rollouts"
+
+
+IDLE = frozenset(state for state in DeviceState if state.startswith("waiting"))
+ROLES = ("actor", "learner")
+WAITS_FOR = {"actor": "waiting for weights", "learner": "waiting for rollouts"}
+
+
+def device_state(actor: Doing, learner: Doing) -> DeviceState:
+    """The state of shared devices, from what the two threads do."""
+    acts = actor == Doing.COMPUTING
+    trains = learner in (Doing.COMPUTING, Doing.EVALUATING)
+    if acts or trains:
+        alone = DeviceState.LEARNER if learner == Doing.COMPUTING else DeviceState.EVALUATION
+        return DeviceState.BOTH if acts and trains else DeviceState.ACTOR if acts else alone
+    for doing, state in (
+        (Doing.VERIFYING, DeviceState.VERIFICATION),
+        (Doing.COMPILING, DeviceState.COMPILATION),
+        (Doing.HOST, DeviceState.HOST),
+    ):
+        if doing in (actor, learner):
+            return state
+    return DeviceState.ROLLOUTS
+
+
+class Timeline:
+    """Adds up what the two threads of a run do, and what that makes of the devices that they share.
+
+    Where acting and learning have devices of their own, each thread's partition is that of its devices.
+
+    Args:
+      clock: seconds; only differences count.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self.clock = clock
+        self._doing = [Doing.WAITING, Doing.HOST]  # of each of ROLES
+        self._lock = threading.Lock()
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts at zero seconds."""
+        self._seconds: defaultdict[tuple[Doing, ...], float] = defaultdict(float)  # by what each of ROLES does
+        self._last = self.clock()
+
+    def switch(self, role: str, doing: Doing) -> Doing:
+        """From now on the role does this. Returns what it did before."""
+        place = ROLES.index(role)
+        with UNINTERRUPTED, self._lock:
+            self._advance()
+            before, self._doing[place] = self._doing[place], doing
+        return before
+
+    @contextlib.contextmanager
+    def during(self, role: str, doing: Doing) -> Iterator[None]:
+        """The role does this within the block, and afterwards what it did before."""
+        before = self.switch(role, doing)
+        try:
+            yield
+        finally:
+            self.switch(role, before)
+
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Seconds by state: of the shared "devices", of the "actor" and of the "learner"; each adds up to all."""
+        with UNINTERRUPTED, self._lock:
+            self._advance()
+            sums = dict(self._seconds)
+        partition: dict[str, dict[str, float]] = {
+            "devices": dict.fromkeys(map(str, DeviceState), 0.0),
+            **{role: dict.fromkeys((word(role, doing) for doing in Doing), 0.0) for role in ROLES},
+        }
+        for (actor, learner), seconds in sums.items():
+            partition["devices"][device_state(actor, learner)] += seconds
+            partition["actor"][word("actor", actor)] += seconds
+            partition["learner"][word("learner", learner)] += seconds
+        return partition
+
+    def _advance(self) -> None:
+        """Enters the time since it was last called."""
+        now = self.clock()
+        self._seconds[tuple(self._doing)] += now - self._last
+        self._last = now
+
+
+def word(role: str, doing: Doing) -> str:
+    """What a role is said to do."""
+    return WAITS_FOR[role] if doing is Doing.WAITING else doing.value

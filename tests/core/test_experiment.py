@@ -1,0 +1,177 @@
+"""Whole runs, in this process: their ledgers close, and find what was put there to be found."""
+
+import json
+import time
+
+import jax
+import pytest
+from hydra import compose, initialize_config_module
+
+from rlbench.accounting.memory import tree_bytes
+from rlbench.experiment import Experiment, run
+from rlbench.plan import make_plan
+from rlbench.types import Status
+from tests.cli.test_cli import TINY
+from tests.contract.test_contract import options
+
+
+@pytest.fixture
+def plan_of(cache):
+    def make(algo, *words, devices=1):
+        with initialize_config_module("rlbench.conf", version_base="1.3"):
+            config = compose("config", [*TINY, "tracker=none", f"algo={algo}", f"cache={cache}", *words])
+        names = {"algo": algo, "task": "arithmetic"}
+        return make_plan(config, names, jax.devices()[:devices])
+
+    return make
+
+
+def ledger_of(plan, folder) -> dict:
+    run(plan, folder)
+    return json.loads((folder / "ledger.json").read_text())
+
+
+class Slow:
+    """A task whose verifier sleeps over every training reply, in the manner of a sandbox that is busy."""
+
+    def __init__(self, task, seconds):
+        self.task, self.seconds, self.bounds = task, seconds, task.bounds
+        self.slept = 0.0  # seconds; a thread that wakes may have to wait for one that compiles
+
+    def problem(self, seed, split):
+        problem = self.task.problem(seed, split)
+        return problem._replace(state=(split, problem.state))
+
+    def step(self, state, reply):
+        split, inner = state
+        if split == "train":
+            began = time.perf_counter()
+            time.sleep(self.seconds)
+            self.slept += time.perf_counter() - began
+        return self.task.step(inner, reply)._replace(cpu_seconds=0.001)
+
+    def gold(self, state):
+        return self.task.gold(state[1])
+
+
+@pytest.mark.parametrize("runner", ["sync", "async"])
+def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
+    plan = plan_of("grpo", f"runner={runner}", "steps=8", "warm_start.steps=0")
+    task = Slow(plan.task, 0.01)
+    ledger, slept = ledger_of(plan._replace(task=task), tmp_path), task.slept
+    assert slept >= 8 * 16 * 0.01
+    assert ledger["time"]["devices"]["waiting for verification"] == pytest.approx(slept, rel=0.1)
+    assert ledger["time"]["actor"]["verifying"] == pytest.approx(slept, rel=0.1)
+    verification = ledger["verification"]
+    assert verification["wall_seconds"] == pytest.approx(slept, rel=0.1)
+    assert verification["calls"] == 8 * 16
+    # What the children of a sandbox used is its word; sleeping uses nothing.
+    assert verification["cpu_seconds"] == pytest.approx(8 * 16 * 0.001, rel=0.2)
+
+
+@pytest.mark.parametrize("runner", ["sync", "async"])
+@pytest.mark.parametrize("algo", options("algo"))
+def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, algo, runner):
+    plan = plan_of(algo, f"runner={runner}", "batch.minibatches=2", "batch.epochs=2")
+    ledger = ledger_of(plan, tmp_path)
+    compute = ledger["compute"]
+    executed, useful = compute["executed"]["cells"], compute["useful"]
+    assert set(executed) >= {"prefill", "decode", "train forward", "train backward", "optimizer", "evaluation"}
+    networks = set(ledger["memory"]["components"])
+    assert networks <= set(compute["executed"]["by_component"]) <= networks | {"shared"}
+    assert compute["untold"] == []
+    # Masks, padding and elementwise work: more is executed than is useful, but not by orders of magnitude.
+    for phase in ("prefill", "decode", "train forward", "train backward"):
+        share = useful["by_phase"][phase] / compute["executed"]["by_phase"][phase]
+        assert 0.3 < share <= 1, phase
+    trained = executed["train backward"]["policy"] / executed["train forward"]["policy"]
+    assert 1.5 < trained < 2.5
+    assert compute["executed"]["in_flight"] == ledger["rollouts"]["rollouts"]["in_flight"] == 0
+    assert ledger["rollouts"]["rollouts"]["generated"] == 48
+    assert ledger["time"]["idle"] > 0
+
+
+def test_the_critics_price_is_what_it_holds(plan_of, tmp_path):
+    plan = plan_of("ppo", "algo.critic.width=32")
+    ledger = ledger_of(plan, tmp_path)
+    trainable, _ = jax.eval_shape(plan.algorithm.init, jax.random.key(0), plan.model.init(jax.random.key(0)))
+    critic, policy = tree_bytes(trainable["critic"]), tree_bytes(trainable["policy"])
+    # float32: parameters, as much again of gradients, and Adam's two moments with a count of updates or two.
+    price = ledger["memory"]["price"]["critic"]
+    assert price["difference"] == pytest.approx(4 * critic, abs=32)
+    assert price["with"] == pytest.approx(4 * (critic + policy), abs=64)
+    assert price["with"] - price["without"] == price["difference"]
+    assert "critic" not in ledger_of(plan_of("grpo"), tmp_path)["memory"]["price"]
+
+
+def test_a_reference_costs_its_parameters_alone(plan_of, tmp_path):
+    plan = plan_of("grpo")
+    price = ledger_of(plan, tmp_path)["memory"]["price"]
+    assert price["reference"]["difference"] == tree_bytes(jax.eval_shape(plan.model.init, jax.random.key(0)))
+
+
+class Breaks(Slow):
+    """One that loses every third reply, and takes too long over every third."""
+
+    calls = 0
+
+    def step(self, state, reply):
+        split, _ = state
+        self.calls += split == "train"
+        status = (Status.INFRASTRUCTURE, Status.TIMEOUT, None)[self.calls % 3] if split == "train" else None
+        step = super().step(state, reply)
+        return step._replace(status=status, reward=0.0) if status else step
+
+
+def test_fates_are_of_the_first_cause_and_attributes_apart(plan_of, tmp_path):
+    plan = plan_of("grpo", "warm_start.steps=0")
+    ledger = ledger_of(plan._replace(task=Breaks(plan.task, 0.0)), tmp_path)
+    fates = ledger["rollouts"]["rollouts"]["by_fate"]
+    assert fates["infrastructure failure"] == ledger["rollouts"]["attributes"]["timed_out"] == 16
+    assert ledger["verification"]["timeouts"] == 16
+    # A random network earns nothing: every group's rewards are equal.
+    assert fates["zero advantage"] == 32 and fates["trained"] == 0
+    assert ledger["compute"]["executed"]["by_fate"]["infrastructure failure"] > 0
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["timed_out"] == 16
+
+
+def test_four_devices_execute_what_one_does(plan_of, tmp_path):
+    one, four = (
+        ledger_of(plan_of("grpo", "batch.rollouts=32", devices=devices), tmp_path)["compute"]["executed"]["by_phase"]
+        for devices in (1, 4)
+    )
+    # Microbatches differ, and with them what is added up.
+    assert {name: four[name] for name in one} == pytest.approx(one, rel=0.02)
+
+
+def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypatch):
+    from rlbench.accounting.ledger import DoesNotClose, Totals
+
+    def forgetful(self, tally, fates, flops, passes):
+        settle(self, tally, fates, flops, passes)
+        self.rollouts[next(iter(fates))] -= 1
+
+    settle = Totals.settle
+    monkeypatch.setattr(Totals, "settle", forgetful)
+    with pytest.raises(DoesNotClose, match="rollouts: by fate and in flight, generated"):
+        run(plan_of("grpo"), tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
+    """What was in flight is stale."""
+    plan = plan_of("grpo", "runner=async", "runner.max_staleness=1")
+
+    class Fails(Experiment):
+        def _learn(self, batch, seconds):
+            if self.learner_steps == 1:
+                raise RuntimeError("in mid-run")
+            super()._learn(batch, seconds)
+
+    experiment = Fails(plan, tmp_path)
+    with pytest.raises(RuntimeError):
+        experiment.go()
+    experiment.finish()
+    fates = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]["rollouts"]["by_fate"]
+    assert fates["stale"] in (16, 32), "the batch at hand, and one more if the actor was done with it"
+    assert sum(fates.values()) - fates["stale"] == 16

@@ -1,0 +1,303 @@
+"""The ledger: what is useful, whose fate pays for it, and totals that have to close."""
+
+import copy
+import itertools
+import json
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+from rlbench.accounting.account import Pass, Spent, Verification
+from rlbench.accounting.ledger import DoesNotClose, Gain, Ledger, Tally, check
+from rlbench.accounting.peaks import PEAKS, Impossible, Peak, peak_of, reached
+from rlbench.accounting.timeline import Timeline
+from rlbench.accounting.useful import useful
+from rlbench.types import Fate, Phase, Size
+from tests.fakes import Copy, TwoTurns, actor_of, problems_of, small_model
+
+SIZE = Size(body=100, attention=8, head=40)
+PEAK = Peak(1e12, "table: of the test")
+JUDGED = Verification(calls=4, cpu_seconds=0.5, wall_seconds=1.0, queue_seconds=0.25, timeouts=1)
+
+
+class TestUseful:
+    def test_a_prompt_shared_by_a_group_and_its_replies(self):
+        """A prompt of 3, for two rows; replies of 2 and 4, whose last tokens nobody reads to say them."""
+        prefill = Pass(Phase.PREFILL, slots=5, fed=np.array([3]), before=0, read=1, copies=2)
+        decode = Pass(Phase.DECODE, slots=2 * 3, fed=np.array([1, 3]), before=np.array([3, 3]), read=np.array([1, 3]))
+        counted = useful([prefill, decode], {"policy": SIZE}, ran(prefill, decode))
+        # Tokens see 1, 2 and 3 of the prompt; the first row's one token sees 4; the second's three see 4, 5 and 6.
+        assert counted[Phase.PREFILL, "policy"] == 2 * 100 * 3 + 4 * 8 * (1 + 2 + 3) + 2 * 40
+        assert counted[Phase.DECODE, "policy"] == 2 * 100 * 4 + 4 * 8 * (4 + 4 + 5 + 6) + 2 * 40 * 4
+
+    def test_a_whole_row_costs_what_its_parts_do(self):
+        """Scored in one pass, or prefilled and decoded: 3 tokens of prompt and a reply of 4."""
+        prefill = Pass(Phase.PREFILL, 5, np.array([3]), 0, 1)
+        decode = Pass(Phase.DECODE, 3, np.array([3]), np.array([3]), np.array([3]))
+        score = Pass(Phase.SCORE, 8, np.array([6]), 0, np.array([4]))
+        passes = [prefill, decode, score]
+        counted = useful(passes, {"policy": SIZE}, ran(*passes))
+        assert counted[Phase.PREFILL, "policy"] + counted[Phase.DECODE, "policy"] == counted[Phase.SCORE, "policy"]
+
+    def test_backwards_costs_twice_and_only_what_ran_is_charged(self):
+        train = Pass(Phase.FORWARD, 8, np.array([6]), 0, np.array([4]))
+        counted = useful([train], {"policy": SIZE, "reference": SIZE}, ran(train))
+        assert counted[Phase.BACKWARD, "policy"] == 2 * counted[Phase.FORWARD, "policy"]
+        assert {component for _, component in counted} == {"policy"}
+
+    def test_a_transformer_knows_its_size(self):
+        model = small_model(layers=3, width=16, heads=4, kv_heads=2, hidden=32)
+        params = model.init(jax.random.key(0))
+        layer = 16 * (16 + 2 * 8) + 16 * 16 + 16 * 64 + 32 * 16  # queries, keys and values; out; gate and up; down
+        assert model.size(params) == Size(3 * layer, 3 * 16, 16 * 6)
+        critic = model.resized(1, layers=1)
+        assert model.size(critic.init(jax.random.key(0))) == Size(layer, 16, 16)
+        assert model.size({"anything": params}) is None
+
+
+def ran(*passes):
+    return Counter({(one.phase, "policy"): 1 for one in passes})
+
+
+def test_passes_are_what_the_transcripts_say(devices):
+    """In two turns with an observation between: everything is read once but each row's last token."""
+    model = small_model()
+    actor = actor_of(model, TwoTurns(), devices)
+    batch = actor.play(model.init(jax.random.key(0)), problems_of(TwoTurns(), 10), 2, first_id=0, version=0)
+    spent, tally = actor.account.take(), batch.tally(2)
+    by_row = sum(np.repeat(one.fed, one.copies) for one in spent.passes)
+    np.testing.assert_array_equal(by_row, tally.tokens - 1)
+    read = sum(int(np.broadcast_to(one.read, one.fed.shape).sum()) * one.copies for one in spent.passes)
+    assert read == tally.reply.sum(), "an output for every token chosen"
+    assert all((one.shares() >= 0).all() and one.shares().sum() <= 1 + 1e-12 for one in spent.passes)
+    # What a row's tokens see, each itself included, turn after turn: 1 + 2 + ... as in one pass.
+    seen = sum(np.repeat(one.fed * one.before + one.fed * (one.fed + 1) // 2, one.copies) for one in spent.passes)
+    np.testing.assert_array_equal(seen, (tally.tokens - 1) * tally.tokens // 2)
+    assert {cell for cell in spent.flops if cell[1] == "policy"} == {("prefill", "policy"), ("decode", "policy")}
+    assert actor.account.take().flops == {}, "what was taken is gone"
+
+
+def test_decoding_is_counted_by_its_trips(devices):
+    """A batch that has ended leaves the loop, and what it did not do is not paid for."""
+    model = small_model()
+    params, actor = model.init(jax.random.key(0)), actor_of(model, Copy(), devices, reply=6)
+    cost = {}
+    for index in range(20):
+        batch = actor.play(params, problems_of(Copy(), 1), 1, first_id=index, version=0)
+        cost[int(batch.tally(1).reply.max()) - 1] = actor.account.take().flops["decode", "policy"]
+    trips = sorted(cost)
+    assert len(trips) > 2
+    a_trip = {(cost[more] - cost[fewer]) / (more - fewer) for fewer, more in itertools.pairwise(trips)}
+    assert len(a_trip) == 1 and a_trip.pop() > 2 * model.size(params).body
+
+
+def tally_of(prompt, reply, **marks) -> Tally:
+    rows = len(prompt)
+    no = np.zeros(rows, bool)
+    marked = {name: np.array(marks.get(name, no), bool) for name in ("truncated", "timed_out", "broke")}
+    prompt, reply = np.array(prompt), np.array(reply)
+    return Tally(rows // 2, prompt, reply, np.zeros(rows, int), prompt + reply, **marked)
+
+
+def ledger_of(peak: Peak = PEAK) -> Ledger:
+    sizes = {"policy": SIZE, "critic": SIZE}
+    return Ledger(sizes, peak, Timeline(), devices=1, accelerator=False)
+
+
+def sample(ledger: Ledger, index: int = 0) -> None:
+    """Two problems, twice each; prompts of 3 and 1 tokens in 4 slots each, replies of 2, 4, 3 and 1 in 3 trips."""
+    tally = tally_of([3, 3, 1, 1], [2, 4, 3, 1], truncated=[0, 1, 0, 0], broke=[0, 0, 0, 1])
+    passes = (
+        Pass(Phase.PREFILL, 8, np.array([3, 1]), 0, np.array([1, 1]), copies=2),
+        Pass(Phase.DECODE, 12, tally.reply - 1, tally.prompt, tally.reply - 1),
+    )
+    flops = Counter({(Phase.PREFILL, "policy"): 8000, (Phase.DECODE, "policy"): 12000})
+    # The prompt's tokens go through once a problem; the ledger counts them once a row.
+    ledger.sampled(index, tally, Spent(flops, passes, JUDGED))
+
+
+def learn(ledger: Ledger, index: int = 0) -> None:
+    """Rows of 8, so that 7 positions are computed; the third row teaches nothing."""
+    flops = Counter(
+        {
+            (Phase.SCORE, "critic"): 28000,
+            (Phase.FORWARD, "policy"): 56000,
+            (Phase.BACKWARD, "policy"): 112000,
+            (Phase.OPTIMIZER, "policy"): 500,
+        }
+    )
+    ledger.learned(index, np.array([True, True, False, False]), 8, 2, Spent(flops, (), Verification()))
+
+
+def whole_ledger() -> Ledger:
+    ledger = ledger_of()
+    ledger.warmed({"policy": 7000.0}, {"policy": 6000.0})
+    evaluation = Counter({(Phase.PREFILL, "policy"): 300, (Phase.DECODE, "policy"): 100})
+    ledger.evaluated(Spent(evaluation, (), Verification(calls=9)), seconds=0.0)
+    sample(ledger)
+    learn(ledger)
+    return ledger
+
+
+def test_operations_follow_the_fates_of_the_rollouts_they_were_spent_on():
+    totals = whole_ledger().totals
+    # A slot costs 1000 in every phase but training, whose two epochs take 56 slots: 1000 forwards, 2000 backwards.
+    # Prompts are split over the group: 1.5 and 0.5 slots a row. Then 1, 3, 2 and 0 decoded; 4, 6, 3 and 1 scored,
+    # and twice as many trained on.
+    slots = {
+        row: (prompt + decoded + scored, 2 * scored)
+        for row, (prompt, decoded, scored) in enumerate([(1.5, 1, 4), (1.5, 3, 6), (0.5, 2, 3), (0.5, 0, 1)])
+    }
+    cost = {row: 1000 * once + 3000 * trained for row, (once, trained) in slots.items()}
+    assert {fate: flops for fate, flops in totals.by_fate.items() if flops} == pytest.approx(
+        {Fate.TRAINED: cost[0] + cost[1], Fate.ZERO_ADVANTAGE: cost[2], Fate.INFRASTRUCTURE: cost[3]}
+    )
+    assert totals.overhead == 7000 + 400 + 500
+    assert totals.padding == pytest.approx(8000 + 12000 + 28000 + 168000 - sum(cost.values()))
+    assert +totals.rollouts == {Fate.TRAINED: 2, Fate.ZERO_ADVANTAGE: 1, Fate.INFRASTRUCTURE: 1}
+    assert totals.tokens == {Fate.TRAINED: 5 + 7, Fate.ZERO_ADVANTAGE: 4, Fate.INFRASTRUCTURE: 2}
+    assert totals.attributes == {"truncated": 1, "timed_out": 0}
+
+
+def report_of(ledger: Ledger, gain: Gain | None = None) -> dict:
+    seconds = ledger.timeline.seconds()
+    return ledger.report(sum(seconds["devices"].values()), seconds, {}, gain, [])
+
+
+def test_what_is_in_flight_is_no_loss_and_what_is_left_over_is_stale():
+    ledger = whole_ledger()
+    sample(ledger, index=1)
+    counts = ledger.counts()
+    assert counts["rollouts"]["in_flight"] == 4 and counts["rollouts"]["by_fate"]["stale"] == 0
+    check(counts, {}, 0.0)
+    ledger.end()
+    counts = ledger.counts()
+    assert counts["rollouts"]["in_flight"] == 0 and counts["rollouts"]["by_fate"]["stale"] == 4
+    check(counts, {}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "path"),
+    [
+        ("executed FLOPs: by phase", "executed by_phase score"),
+        ("executed FLOPs: by component", "executed by_component critic"),
+        ("executed FLOPs: by fate", "executed by_fate trained"),
+        ("executed FLOPs: by fate", "executed padding"),
+        ("executed FLOPs: by fate", "executed overhead"),
+        ("executed FLOPs: by phase", "executed total"),
+        ("useful FLOPs: by phase", "useful by_phase decode"),
+        ("useful FLOPs: by component", "useful by_component policy"),
+        ("rollouts: by fate", "rollouts by_fate trained"),
+        ("rollouts: by fate", "rollouts generated"),
+        ("tokens: by fate", "tokens by_fate trained"),
+        ("tokens: by fate", "tokens by_kind reply"),
+    ],
+)
+def test_a_broken_identity_is_refused_by_name(entry, path):
+    counts = whole_ledger().counts()
+    check(counts, {}, 0.0)
+    broken = copy.deepcopy(counts)
+    *places, last = path.split()
+    place = broken
+    for name in places:
+        place = place[name]
+    place[last] += 1
+    with pytest.raises(DoesNotClose, match=entry):
+        check(broken, {}, 0.0)
+
+
+@pytest.mark.parametrize("who", ["devices", "actor", "learner"])
+def test_seconds_that_are_missing_are_refused_by_name(who):
+    seconds = {"devices": {"a": 6.0, "b": 4.0}, "actor": {"c": 10.0}, "learner": {"d": 10.1}}
+    counts = whole_ledger().counts()
+    check(counts, seconds, 10.0)
+    seconds[who] = {"a": 9.7}
+    with pytest.raises(DoesNotClose, match=f"seconds: {who}"):
+        check(counts, seconds, 10.0)
+
+
+def test_more_text_than_slots_is_refused():
+    """Rows of 3, where the transcripts hold up to 7 tokens."""
+    ledger = ledger_of()
+    sample(ledger)
+    spent = Spent(Counter({(Phase.SCORE, "policy"): 100}), (), Verification())
+    with pytest.raises(DoesNotClose, match="score: tokens, slots"):
+        ledger.learned(0, np.ones(4, bool), 3, 1, spent)
+
+
+def test_tokens_that_went_through_no_network_are_refused():
+    ledger = ledger_of()
+    passes = (Pass(Phase.PREFILL, 8, np.array([3, 1]), 0, 1, copies=2),)
+    with pytest.raises(DoesNotClose, match="tokens sampled"):
+        ledger.sampled(0, tally_of([3, 3, 1, 1], [2, 4, 3, 1]), Spent(Counter(), passes, JUDGED))
+
+
+def test_an_entry_that_fails_leaves_nothing_behind():
+    ledger = whole_ledger()
+    before = ledger.counts()
+    with pytest.raises(KeyError):
+        learn(ledger, index=5)
+    assert ledger.counts() == before
+
+
+def test_the_report_is_json_and_says_what_a_point_costs():
+    ledger = whole_ledger()
+    report = report_of(ledger, Gain(points=20.0, solved=4))
+    assert json.loads(json.dumps(report)) == report
+    paid = 8000 + 12000 + 28000 + 168000 + 500  # neither warm start nor evaluation
+    assert report["price"]["per_point"]["flops"] == paid / 20
+    assert report["price"]["per_solved"]["flops"] == paid / 4
+    assert report["price"]["per_point"]["rollouts"] == 4 / 20
+    assert report["price"]["per_point"]["verification_cpu_seconds"] == 0.5 / 20
+    assert report["verification"]["of_evaluation"]["calls"] == 9
+    assert report_of(whole_ledger())["price"]["per_point"]["flops"] is None
+    assert report_of(whole_ledger(), Gain(-3.0, 0))["price"]["per_point"]["flops"] is None
+
+
+def test_cpu_seconds_are_per_accelerator_second_only_beside_an_accelerator():
+    assert "cpu_seconds_per_device_second" in report_of(whole_ledger())["verification"]
+    ledger = whole_ledger()
+    ledger.accelerator = True
+    assert "cpu_seconds_per_accelerator_second" in report_of(ledger)["verification"]
+
+
+class Device:
+    platform = "gpu"
+
+    def __init__(self, kind):
+        self.device_kind = kind
+
+
+class TestPeaks:
+    @pytest.mark.parametrize(
+        ("kind", "dtype", "teraflops"),
+        [
+            ("NVIDIA H100 80GB HBM3", "bfloat16", 989.4),
+            ("NVIDIA H100 PCIe", "bfloat16", 756),
+            ("NVIDIA A100-SXM4-80GB", "float32", 156),
+            ("NVIDIA A10G", "bfloat16", 70),
+            ("NVIDIA L4", "bfloat16", 121),
+            ("NVIDIA L40S", "bfloat16", 362),
+            ("TPU v5 lite", "bfloat16", 197),
+            ("TPU v5", "float32", 459),
+        ],
+    )
+    def test_a_known_device_is_in_the_table(self, kind, dtype, teraflops):
+        peak = peak_of([Device(kind)] * 2, dtype)
+        assert peak.flops_per_second == 2 * teraflops * 1e12 and not peak.measured
+
+    def test_no_name_hides_another(self):
+        for place, (name, *_) in enumerate(PEAKS):
+            assert not any(earlier in name for earlier, *_ in PEAKS[:place]), name
+
+    def test_an_unknown_one_is_measured(self):
+        peak = peak_of(jax.devices()[:1], "float32")
+        assert peak.measured and 1e8 < peak.flops_per_second < 1e15
+
+    def test_more_than_a_tabled_peak_is_an_error_more_than_a_measured_one_a_warning(self):
+        assert reached(0.99e12, PEAK) is None
+        with pytest.raises(Impossible, match="101% of the peak"):
+            reached(1.01e12, PEAK)
+        assert "120% of the peak" in reached(1.2e12, Peak(1e12, "measured: here"))

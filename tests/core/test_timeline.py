@@ -1,0 +1,78 @@
+"""Time is a partition: of each thread, and of the devices that they share."""
+
+import threading
+
+import pytest
+
+from rlbench.accounting.timeline import DeviceState, Doing, Timeline, device_state
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_every_instant_has_one_state():
+    clock = Clock()
+    timeline = Timeline(clock)
+    clock.now += 1  # the learner sets up
+    with timeline.during("learner", Doing.WAITING), timeline.during("actor", Doing.HOST):
+        clock.now += 2
+        with timeline.during("actor", Doing.COMPUTING):
+            clock.now += 4
+        with timeline.during("actor", Doing.VERIFYING):
+            clock.now += 8
+            with timeline.during("learner", Doing.COMPUTING):
+                clock.now += 16
+    with timeline.during("actor", Doing.COMPUTING), timeline.during("learner", Doing.EVALUATING):
+        clock.now += 32
+    with timeline.during("learner", Doing.EVALUATING):
+        clock.now += 64
+    seconds = timeline.seconds()
+    assert {state: value for state, value in seconds["devices"].items() if value} == {
+        DeviceState.HOST: 1 + 2,
+        DeviceState.ACTOR: 4,
+        DeviceState.VERIFICATION: 8,
+        DeviceState.LEARNER: 16,
+        DeviceState.BOTH: 32,
+        DeviceState.EVALUATION: 64,
+    }
+    assert seconds["actor"]["verifying"] == 24, "seen from the thread, also while the devices were busy"
+    assert seconds["actor"]["waiting for weights"] == 1 + 64
+    assert seconds["learner"]["waiting for rollouts"] == 2 + 4 + 8
+    assert {who: sum(states.values()) for who, states in seconds.items()} == dict.fromkeys(seconds, 127.0)
+
+
+def test_it_can_begin_again():
+    clock = Clock()
+    timeline = Timeline(clock)
+    clock.now += 5
+    timeline.begin()
+    clock.now += 1
+    assert sum(timeline.seconds()["devices"].values()) == 1
+
+
+@pytest.mark.parametrize("actor", Doing)
+@pytest.mark.parametrize("learner", Doing)
+def test_devices_wait_only_while_nobody_computes(actor, learner):
+    computes = actor == Doing.COMPUTING or learner in (Doing.COMPUTING, Doing.EVALUATING)
+    assert device_state(actor, learner).startswith("waiting") == (not computes)
+
+
+def test_two_threads_add_up():
+    timeline = Timeline()
+
+    def switch(role):
+        for doing in list(Doing) * 200:
+            timeline.switch(role, doing)
+
+    threads = [threading.Thread(target=switch, args=(role,)) for role in ("actor", "learner")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sums = [sum(states.values()) for states in timeline.seconds().values()]
+    assert sums == pytest.approx([sums[0]] * 3)

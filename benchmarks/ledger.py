@@ -1,7 +1,8 @@
 """What the ledger costs: its share of a learner step of the demo, for each of the three algorithms.
 
-Every entry point of the accounting is timed while the steps run, on both threads. (Runs with and
-without it differ by less than two equal runs do, so that their ratio would say nothing.)
+Every entry point of the accounting is timed while the steps run, on both threads, with what it waits
+for the other one. (Runs with and without it differ by less than two equal runs do, so that their ratio
+would say nothing.)
 
     python benchmarks/ledger.py [steps]
 """
@@ -9,9 +10,10 @@ without it differ by less than two equal runs do, so that their ratio would say 
 import functools
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from hydra import compose, initialize_config_module
@@ -29,18 +31,21 @@ from rlbench.plan import make_plan
 ENTRIES = [
     *((Ledger, name) for name in ("sampled", "learned", "row")),
     *((Account, name) for name in ("ran", "passed", "judged", "take")),
-    *((MemoryMeter, name) for name in ("observe", "sample_resident")),
+    (MemoryMeter, "observe"),
     (Timeline, "switch"),
+    (Timeline, "seconds"),
     (Batch, "tally"),
     (Actor, "_report"),
 ]
 
 
-class Stopwatch:
-    """Seconds spent within timed functions; of nested ones the outermost counts."""
+class Stopwatch(threading.local):
+    """Seconds that each thread spent within timed functions; of nested ones the outermost counts."""
+
+    everybodys: ClassVar[list[float]] = []
 
     def __init__(self) -> None:
-        self.seconds, self.depth = 0.0, 0
+        self.depth = 0
 
     def time(self, owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -54,14 +59,21 @@ class Stopwatch:
             finally:
                 self.depth -= 1
                 if self.depth == 0:
-                    self.seconds += time.perf_counter() - began
+                    self.everybodys.append(time.perf_counter() - began)
 
         setattr(owner, name, timed)
+
+    def lap(self) -> float:
+        """Seconds of all threads since the last lap."""
+        seconds, count = 0.0, len(self.everybodys)
+        for _ in range(count):
+            seconds += self.everybodys.pop(0)
+        return seconds
 
 
 def measure(algo: str, steps: int, watch: Stopwatch) -> tuple[float, float]:
     """Medians of a step's seconds and of the accounting's share of it."""
-    words = ["experiment=demo", f"algo={algo}", "runner=sync", "tracker=none", "warm_start.steps=0", f"steps={steps}"]
+    words = ["experiment=demo", f"algo={algo}", "tracker=none", "warm_start.steps=0", f"steps={steps}"]
     with initialize_config_module("rlbench.conf", version_base="1.3"):
         plan = make_plan(compose("config", words), {"algo": algo, "task": "arithmetic"})
     lengths, shares = [], []
@@ -71,11 +83,11 @@ def measure(algo: str, steps: int, watch: Stopwatch) -> tuple[float, float]:
 
         def _learn(self, *played: Any) -> None:
             super()._learn(*played)
-            now = time.perf_counter()
-            if self.learner_steps > 3 and self.learner_steps % plan.evaluation.every:
+            now, spent = time.perf_counter(), watch.lap()
+            if self.learner_steps > 3:
                 lengths.append(now - self.last)
-                shares.append(watch.seconds / (now - self.last))
-            self.last, watch.seconds = now, 0.0
+                shares.append(spent / (now - self.last))
+            self.last = now
 
     with tempfile.TemporaryDirectory() as folder:
         experiment = Timed(plan, Path(folder))

@@ -4,6 +4,7 @@ Exit codes: 0, 1 for a run that failed, 2 for a config that cannot run, 130 afte
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -58,6 +59,7 @@ def main() -> None:
         else:
             hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name="config")(job)()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
         sys.exit(130)
     except ONE_LINE as error:
         if in_full:

@@ -125,7 +125,7 @@ class Program:
         donate: tuple[int, ...] = (),
         *,
         networks: tuple[int, ...] = (),
-        phase: Phase = Phase.SCORE,
+        phase: Phase,
         trips: Callable[[Any], Array] | None = None,
         account: Account | None = None,
     ):
@@ -153,7 +153,7 @@ class Program:
 
     def _compile(self, arguments: Sequence[Any]) -> Compiled:
         traced = self._jitted.trace(*arguments)
-        work = count(traced.jaxpr, networks_of(arguments, self.networks), self.phase)
+        work = count(traced.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.trips is not None)
         executable = traced.lower().compile()
         memory: Any = executable.memory_analysis()
         self.account.compiled(self.name, work, memory.temp_size_in_bytes)

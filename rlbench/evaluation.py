@@ -20,10 +20,17 @@ class Evaluation(NamedTuple):
     top_p: Fraction
 
 
-def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> tuple[dict[str, float], np.ndarray]:
+class Outcomes(NamedTuple):
+    """What became of replies."""
+
+    judged: np.ndarray  # bool[replies]  the verifier did not break
+    solved: np.ndarray  # bool[replies]
+
+
+def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> tuple[dict[str, float], Outcomes]:
     """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k.
 
-    Returns these metrics, and bool[problems]: which are solved by the likeliest reply.
+    Returns these metrics, and what became of the likeliest replies.
     """
     attempts = 1 + settings.samples
     problems = [(seed, actor.task.problem(seed, "heldout")) for seed in range(settings.problems)]
@@ -39,13 +46,13 @@ def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -
         **{f"heldout/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
         "heldout/infrastructure_failures": int((~happened).sum()),
     }
-    return metrics, solved[:, 0]
+    return metrics, Outcomes(happened[:, 0], solved[:, 0])
 
 
-def outcomes(transcripts: list[Transcript]) -> tuple[np.ndarray, np.ndarray]:
-    """bool[rollouts] each: which were judged at all, and which of those were solved."""
+def outcomes(transcripts: list[Transcript]) -> Outcomes:
+    """Of all rollouts."""
     happened = np.array([transcript.status != Status.INFRASTRUCTURE for transcript in transcripts])
-    return happened, happened & np.array([transcript.solved for transcript in transcripts])
+    return Outcomes(happened, happened & np.array([transcript.solved for transcript in transcripts]))
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float:

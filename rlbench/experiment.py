@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import numpy as np
 
 from .accounting.account import Account
 from .accounting.ledger import Gain, Ledger
-from .accounting.memory import MemoryMeter, by_component, prices, tree_bytes
-from .accounting.peaks import Peak, peak_of, reached
+from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
+from .accounting.peaks import Impossible, Peak, peak_of, reached
 from .accounting.timeline import Doing, Timeline
 from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch, shapes, training_problems
 from .devices import Devices, keep_compilations, keep_freed_memory
-from .evaluation import evaluate, mean
+from .evaluation import Outcomes, evaluate, mean
 from .interrupts import UNINTERRUPTED
 from .learning.imitation import imitation
 from .learning.learner import Learner, Spending
@@ -38,23 +37,21 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
 
     Raises:
       DoesNotClose: the ledger's totals are not the sums of their parts; then no summary is written.
+      Impossible: more operations a second were counted than the devices can do.
     """
     keep_compilations(plan.cache / "compilations")
     keep_freed_memory()
-    UNINTERRUPTED.install()
-    experiment = Experiment(plan, folder)
-    try:
-        experiment.go()
-        experiment.summary["status"] = "finished"
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient second one would cost the summary
-        status = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}.get(type(error), "failed")
-        experiment.summary |= {"status": status, "error": f"{type(error).__name__}: {error}".rstrip(": ")}
-        raise
-    finally:
-        experiment.finish()
-    return experiment.summary
+    with UNINTERRUPTED.installed():
+        experiment = Experiment(plan, folder)
+        try:
+            experiment.go()
+            experiment.summary["status"] = "finished"
+        except BaseException as error:
+            experiment.failed(error)
+            raise
+        finally:
+            experiment.finish()
+        return experiment.summary
 
 
 class Experiment:
@@ -90,7 +87,8 @@ class Experiment:
         )
         self.state: LearnerState
         self.ledger: Ledger | None = None
-        self.solved: list[np.ndarray] = []  # bool[problems] of every evaluation
+        self.buffers = 0  # bytes
+        self.heldout: list[Outcomes] = []  # of the likeliest replies, at every evaluation
 
     def go(self) -> None:
         """The whole run."""
@@ -100,6 +98,7 @@ class Experiment:
         self.began = time.perf_counter()
         self.state = self.learner.init(self.init_key, start)
         del start
+        self.buffers = self._buffer_bytes()
         self.ledger = self._ledger(peak, cost)
         self._report({})
         steps = stream(self._act, self.plan.steps, self.plan.runner.max_staleness)
@@ -107,23 +106,43 @@ class Experiment:
             while played := self._wait(steps):
                 self._learn(*played)
 
+    def failed(self, error: BaseException) -> None:
+        """Notes what ended the run."""
+        status = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}.get(type(error), "failed")
+        self.summary |= {"status": status, "error": f"{type(error).__name__}: {error}".rstrip(": ")}
+
     def finish(self) -> None:
-        """Writes the summary and the ledger, whatever became of the run."""
-        wall, seconds = time.perf_counter() - self.began, self.timeline.seconds()
-        ledger = None
-        if self.ledger:
-            self.ledger.end()
-            ledger = self._close(self.ledger, wall, seconds)
-        self.summary |= {
-            "learner_steps": self.learner_steps,
-            "rollouts": self.rollouts,
-            "tokens": self.tokens,
-            "wall_seconds": wall,
-            "peak_memory_bytes": self.memory.peak(),
-            "resident_bytes": self.memory.sample_resident(),
-        }
-        for tracker in self.trackers:
-            tracker.finish(self.summary, ledger)
+        """Writes the summary and the ledger, whatever became of the run.
+
+        Raises:
+          DoesNotClose: then nothing is written.
+          Impossible: after all is written.
+        """
+        wall, seconds = self._now()
+        summary: dict[str, Any] | None = None
+        report: dict[str, Any] | None = None
+        try:
+            if self.ledger:
+                self.ledger.end()
+                report = self._report_of(self.ledger, wall, seconds)
+            summary = self.summary
+            summary |= {
+                "learner_steps": self.learner_steps,
+                "rollouts": self.rollouts,
+                "tokens": self.tokens,
+                "wall_seconds": wall,
+                "peak_memory_bytes": self.memory.peak(),
+                "resident_bytes": self.memory.resident_now(),
+            }
+            if self.ledger and report:
+                self._doubt(self.ledger, report)
+        finally:
+            for tracker in self.trackers:
+                tracker.finish(summary, report)
+
+    def _now(self) -> tuple[float, dict[str, dict[str, float]]]:
+        """Seconds since the run began, and what the timeline makes of them."""
+        return time.perf_counter() - self.began, self.timeline.seconds()
 
     def _actor(self, key: jax.Array, sampling: Sampling, account: Account) -> Actor:
         plan = self.plan
@@ -219,34 +238,30 @@ class Experiment:
         if step % self.plan.evaluation.every == 0 or step == self.plan.steps:
             policy = self.plan.algorithm.acting(self.state.trainable, self.state.frozen)
             began = time.perf_counter()
-            measured, solved = evaluate(self.plan.evaluation, self.evaluator, policy, step)
+            measured, outcomes = evaluate(self.plan.evaluation, self.evaluator, policy, step)
             row |= measured
             self.ledger.evaluated(self.evaluator.account.take(), time.perf_counter() - began)
-            self.solved.append(solved)
+            self.heldout.append(outcomes)
             self.summary["accuracy_after"] = row["heldout/accuracy"]
             if step == 0:
                 self.summary["accuracy_before"] = row["heldout/accuracy"]
         totals = {"rollouts": self.rollouts, "tokens": self.tokens}
         head = {"algo": self.plan.names["algo"], "step": step, "steps": self.plan.steps}
-        wall = time.perf_counter() - self.began
-        resident = {"resident_bytes": self.memory.sample_resident()}
-        row = head | totals | row | self.ledger.row(wall) | resident | {"wall_seconds": wall}
+        wall, seconds = self._now()
+        resident = {"resident_bytes": self.memory.resident}
+        row = head | totals | row | self.ledger.row(wall, seconds) | resident | {"wall_seconds": wall}
         for tracker in self.trackers:
             tracker.log(row)
 
-    def _close(self, ledger: Ledger, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, Any]:
-        """The ledger's report, once it closes and is possible; its main numbers go into the summary."""
+    def _report_of(self, ledger: Ledger, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """The ledger's report, once it closes. Its main numbers go into the summary."""
         gain = None
-        if len(self.solved) > 1:
-            before, after = self.solved[0], self.solved[-1]
+        if len(self.heldout) > 1:
+            before, after = self.heldout[0], self.heldout[-1]
             points = 100 * (self.summary["accuracy_after"] - self.summary["accuracy_before"])
-            gain = Gain(points, int((after & ~before).sum()))
-        accounts = self.actor.account, self.learner.account, self.evaluator.account
-        untold = set().union(*(account.untold for account in accounts))
+            gain = Gain(points, int((after.solved & before.judged & ~before.solved).sum()))
+        untold = set[str]().union(*(account.untold for account in self._accounts().values()))
         report = ledger.report(wall, seconds, self._memory(), gain, sorted(untold))
-        rate = report["compute"]["flops_per_second"]["executed_while_busy"]
-        if warning := reached(rate or 0.0, ledger.peak):
-            log.warning(warning)
         self.summary |= {
             "flops": report["compute"]["executed"]["total"],
             "useful_flops": report["compute"]["useful"]["total"],
@@ -255,24 +270,33 @@ class Experiment:
         }
         return report
 
+    def _doubt(self, ledger: Ledger, report: dict[str, Any]) -> None:
+        """Warns of more than a measured peak.
+
+        Raises:
+          Impossible: more than a tabled one was reached. The summary says so.
+        """
+        try:
+            if warning := reached(report["compute"]["flops_per_second"]["executed_while_busy"], ledger.peak):
+                log.warning(warning)
+        except Impossible as error:
+            self.failed(error)
+            raise
+
+    def _accounts(self) -> dict[str, Account]:
+        return {"actor": self.actor.account, "learner": self.learner.account, "evaluation": self.evaluator.account}
+
     def _memory(self) -> dict[str, Any]:
         """The ledger's memory section, in bytes a device."""
         plan, devices = self.plan, len(self.plan.devices)
-        components = by_component(self.state)
-        rows, length = plan.rollouts, plan.space.conversation
-        like = shapes(rows, length)
-        scores = jax.eval_shape(plan.algorithm.score, self.state.trainable, self.state.frozen, like, np.int32(0))
+        components = network_bytes(self.state)
         return {
             "components": components,
             "kv_cache": self.actor.cache_bytes(plan.problems, plan.algorithm.group_size) // devices,
-            "rollout_buffers": (tree_bytes(like) + tree_bytes(scores)) // devices,
+            "rollout_buffers": self.buffers // devices,
             "temporaries": {
                 f"{name} ({who})": size
-                for who, account in (
-                    ("actor", self.actor.account),
-                    ("learner", self.learner.account),
-                    ("evaluation", self.evaluator.account),
-                )
+                for who, account in self._accounts().items()
                 for name, size in account.temporaries.items()
             },
             "price": prices(components),
@@ -280,3 +304,9 @@ class Experiment:
             "device_peak_source": self.memory.source,
             "resident_peak": self.memory.resident,
         }
+
+    def _buffer_bytes(self) -> int:
+        """Bytes of the longest rows of a batch and of their scores, on all devices together."""
+        batch = shapes(self.plan.rollouts, self.plan.space.conversation)
+        score = self.plan.algorithm.score
+        return tree_bytes((batch, jax.eval_shape(score, self.state.trainable, self.state.frozen, batch, np.int32(0))))

@@ -207,8 +207,11 @@ class Tracker(Protocol):
     def note(self, text: str) -> None:
         """A line for whoever watches; no part of the record."""
 
-    def finish(self, summary: dict[str, Any], ledger: dict[str, Any] | None) -> None:
-        """The last word of the run, also of one that failed or was interrupted; no ledger if it never started."""
+    def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
+        """The last word of the run, also of one that failed or was interrupted.
+
+        There is no ledger if it never started, and no summary if the ledger does not close.
+        """
 
 
 class ConfigError(ValueError):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import serialization
 
 from .accounting.ledger import by_component, learning_passes
-from .accounting.useful import useful
+from .accounting.useful import useful_flops
 from .acting.demonstrate import demonstrate
 from .acting.rollout import Actor, training_problems
 from .learning.learner import Learner
@@ -77,14 +77,14 @@ def warm_start(
                 break
     policy, spent = state.trainable["policy"], learner.account.take()
     size = model.size(policy)
-    ours = useful(spent.passes, {"policy": size} if size else {}, spent.flops)
+    needed = useful_flops(spent.passes, {"policy": size} if size else {}, spent.flops)
     return policy, Cost(
         step,
         step * settings.rollouts,
         tokens,
         time.perf_counter() - began,
         executed_flops={name: float(count) for name, count in by_component(spent.flops).items()},
-        useful_flops={name: float(count) for name, count in by_component(ours).items()},
+        useful_flops={name: float(count) for name, count in by_component(needed).items()},
     )
 
 

@@ -24,10 +24,6 @@ class Pass(NamedTuple):
     copies: int = 1  # rows that share a sequence
     times: int = 1  # the same sequences went through
 
-    def shares(self) -> np.ndarray:
-        """Of the slots, each row's part f64[rows]; what is missing to 1 was padding."""
-        return np.repeat(self.fed / (self.slots * self.copies), self.copies)
-
 
 class Verification(NamedTuple):
     """What judging replies took."""

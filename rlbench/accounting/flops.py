@@ -8,7 +8,7 @@ length only the run knows is counted a trip, and the trips are told afterwards.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,36 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 from ..types import Phase
 
 Flops = Counter[tuple[str, str]]  # (phase, component): operations
+SHARED = "shared"  # the component of what belongs to no one network
+PHASES = frozenset(phase.value for phase in Phase)
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# The same numbers in another arrangement: a parameter stays one.
+ARRANGING = words(
+    "reshape transpose convert_element_type squeeze broadcast_in_dim slice dynamic_slice split copy copy_p concatenate "
+    "rev expand_dims reduce_precision sharding_constraint optimization_barrier reshard"
+)
+# One operation an element of the result; a transcendental function is one, too.
+ELEMENTWISE = words(
+    "add add_any sub mul div max min neg sign abs floor ceil round rem pow integer_pow square sqrt rsqrt cbrt exp exp2 "
+    "expm1 log log1p tanh logistic sin cos tan erf erfc erf_inv clamp nextafter"
+)
+# One operation an element of the argument.
+REDUCING = words(
+    "reduce_sum reduce_max reduce_min reduce_prod reduce cumsum cumprod cummax cummin cumlogsumexp scatter-add "
+    "scatter-mul scatter-min scatter-max"
+)
+# Moves and chooses numbers, and makes none.
+FREE = words(
+    "select_n gather scatter dynamic_update_slice pad iota stop_gradient device_put sort top_k argmax argmin real imag "
+    "bitcast_convert_type empty full random_wrap random_unwrap random_bits random_seed random_fold_in random_split "
+    "threefry2x32 pvary debug_callback debug_print"
+)
+PRODUCTS = words("dot_general conv_general_dilated ragged_dot_general")
 
 
 class Work(NamedTuple):
@@ -25,7 +55,7 @@ class Work(NamedTuple):
 
     fixed: Flops
     trip: Flops  # of one more trip of the loop whose length only the run knows
-    untold: tuple[str, ...]  # what was not counted, or as a single trip: nested loops, opaque kernels
+    untold: tuple[str, ...]  # what was not counted, or as a single trip
 
     def add_to(self, flops: Flops, trips: int) -> None:
         """Adds all operations of a call in which the loop took so many trips."""
@@ -41,99 +71,14 @@ class Origin(NamedTuple):
     networks: frozenset[str] = frozenset()  # whose parameters it was computed from
     latest: frozenset[str] = frozenset()  # of them, those of the last matrix products on the way to it
     parameter: bool = False  # whether it is a parameter itself, but for its shape
+    constant: bool = False  # whether the compiler knows it
 
 
 DATA = Origin()
-SHARED = "shared"
-
-# The same numbers in another arrangement: a parameter stays one.
-ARRANGING = frozenset(
-    {
-        "reshape",
-        "transpose",
-        "convert_element_type",
-        "squeeze",
-        "broadcast_in_dim",
-        "slice",
-        "dynamic_slice",
-        "split",
-        "copy",
-        "concatenate",
-        "rev",
-        "expand_dims",
-        "reduce_precision",
-        "sharding_constraint",
-        "optimization_barrier",
-    }
-)
-# One operation an element of the result; a transcendental function is one, too.
-ELEMENTWISE = frozenset(
-    {
-        "add",
-        "add_any",
-        "sub",
-        "mul",
-        "div",
-        "max",
-        "min",
-        "neg",
-        "sign",
-        "abs",
-        "floor",
-        "ceil",
-        "round",
-        "rem",
-        "pow",
-        "integer_pow",
-        "square",
-        "sqrt",
-        "rsqrt",
-        "cbrt",
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log1p",
-        "tanh",
-        "logistic",
-        "sin",
-        "cos",
-        "tan",
-        "erf",
-        "erfc",
-        "erf_inv",
-        "clamp",
-        "nextafter",
-    }
-)
-# One operation an element of the argument.
-REDUCING = frozenset(
-    {
-        "reduce_sum",
-        "reduce_max",
-        "reduce_min",
-        "reduce_prod",
-        "cumsum",
-        "cumprod",
-        "cummax",
-        "cummin",
-        "cumlogsumexp",
-    }
-)
-# Kernels that a jaxpr does not show the inside of.
-OPAQUE = frozenset(
-    {
-        "pallas_call",
-        "ffi_call",
-        "custom_call",
-        "tpu_custom_call",
-        "pure_callback",
-        "io_callback",
-    }
-)
+CONSTANT = Origin(constant=True)
 
 
-def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str) -> Work:
+def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str, loop: bool = False) -> Work:
     """Counts a program by phase and by component.
 
     Phases are scopes (jax.named_scope) of their names; what is transposed within the forward phase of
@@ -144,11 +89,19 @@ def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str) -> Wo
     Args:
       networks: for each argument, the component that it is a parameter of, or None.
       phase: of what stands in no scope.
+      loop: whether the trips of the first loop of unknown length will be known after a call. Others
+        are counted as one trip, and told.
     """
     counting = Counting(phase)
     origins = [Origin(frozenset([name]), frozenset([name]), True) if name else DATA for name in networks]
-    counting.walk(closed.jaxpr, origins, "", 1, looping=False)
-    return Work(counting.fixed, counting.trip, tuple(sorted(counting.untold)))
+    fixed = counting.walk(closed.jaxpr, origins, "", 1)
+    trip: Flops = Counter()
+    if loop and counting.loops:
+        trip = counting.loops.pop(0)
+    for other in counting.loops:
+        counting.untold.add("a loop of unknown length")
+        fixed += other
+    return Work(fixed, trip, tuple(sorted(counting.untold)))
 
 
 class Counting:
@@ -156,85 +109,102 @@ class Counting:
 
     def __init__(self, phase: str):
         self.phase = phase
-        self.fixed: Flops = Counter()
-        self.trip: Flops = Counter()
         self.untold: set[str] = set()
-        self.loops = 0
+        self.loops: list[Flops] = []  # of one trip of each loop of unknown length
+        self.results: list[Origin] = []  # of the jaxpr that was walked last
 
-    def walk(self, jaxpr: Jaxpr, origins: Sequence[Origin], path: str, times: int, looping: bool) -> list[Origin]:
-        """Adds what the jaxpr costs when it runs so many times. Returns the origins of its results."""
+    def walk(self, jaxpr: Jaxpr, origins: Sequence[Origin], path: str, times: int) -> Flops:
+        """What the jaxpr costs when it runs so many times; the origins of its results are left in `results`."""
         known: dict[Any, Origin] = dict.fromkeys(jaxpr.constvars, DATA)
         known.update(zip(jaxpr.invars, origins, strict=True))
+        flops: Flops = Counter()
 
         def origin(variable: Any) -> Origin:
-            return DATA if isinstance(variable, Literal) else known[variable]
+            return CONSTANT if isinstance(variable, Literal) else known[variable]
 
         for eqn in jaxpr.eqns:
             inputs = [origin(v) for v in eqn.invars]
             where = f"{path}/{eqn.source_info.name_stack}"
-            inner = self.inside(eqn, inputs, where, times, looping)
-            if inner is None:
-                flops = operations(eqn)
-                if flops:
-                    cell = phase_of(where, self.phase), component(eqn, inputs)
-                    (self.trip if looping else self.fixed)[cell] += flops * times
-                elif eqn.primitive.name in OPAQUE or "dot_product_attention" in eqn.primitive.name:
-                    self.untold.add(eqn.primitive.name)
-                inner = [derived(eqn, inputs)] * len(eqn.outvars)
-            known.update(zip(eqn.outvars, inner, strict=True))
-        return [origin(v) for v in jaxpr.outvars]
+            inside = self.inside(eqn, inputs, where, times)
+            if inside is not None:
+                flops += inside
+                results = self.results
+            else:
+                if operations := self.operations(eqn, inputs):
+                    flops[phase_of(where, self.phase), component(eqn, inputs)] += operations * times
+                results = [derived(eqn, inputs)] * len(eqn.outvars)
+            known.update(zip(eqn.outvars, results, strict=True))
+        self.results = [origin(v) for v in jaxpr.outvars]
+        return flops
 
-    def inside(self, eqn: Any, inputs: list[Origin], where: str, times: int, looping: bool) -> list[Origin] | None:
-        """Counts the jaxprs within an equation; None if there are none."""
+    def inside(self, eqn: Any, inputs: list[Origin], where: str, times: int) -> Flops | None:
+        """What the jaxprs within an equation cost; None if there are none to walk."""
         parameters = eqn.params
         match eqn.primitive.name:
             case "scan":
                 fixed, carried = parameters["num_consts"], parameters["num_carry"]
                 body, length = parameters["jaxpr"].jaxpr, parameters["length"]
-                inputs = self.settle(body, inputs, fixed, carried)
-                return self.walk(body, inputs, where, times * length, looping)
+                return self.walk(body, self.settle(body, inputs, fixed, carried), where, times * length)
             case "while":
                 before, fixed = parameters["cond_nconsts"], parameters["body_nconsts"]
                 body, condition = parameters["body_jaxpr"].jaxpr, parameters["cond_jaxpr"].jaxpr
                 arguments = self.settle(body, inputs[before:], fixed, len(inputs) - before - fixed)
-                already = self.trip.total()
-                outcome = self.walk(body, arguments, where, times, looping=True)
-                self.walk(condition, [*inputs[:before], *arguments[fixed:]], where, times, looping=True)
-                if self.trip.total() > already:
-                    self.loops += 1
-                    if looping or self.loops > 1:
-                        self.untold.add("a second loop of unknown length")
-                return outcome
+                outside = len(self.loops)
+                trip = self.walk(condition, [*inputs[:before], *arguments[fixed:]], where, times)
+                trip += self.walk(body, arguments, where, times)
+                if len(self.loops) > outside:
+                    self.untold.add("a loop within a loop of unknown length")
+                if trip:
+                    self.loops.append(trip)
+                return Counter()
             case "cond":
                 # Only the run knows the branch: the costliest is counted.
-                branches = [branch.jaxpr for branch in parameters["branches"]]
-                trials = [Counting(self.phase) for _ in branches]
-                results = [
-                    trial.walk(branch, inputs[1:], where, times, looping)
-                    for trial, branch in zip(trials, branches, strict=True)
-                ]
-                costliest = max(trials, key=lambda trial: trial.fixed.total() + trial.trip.total())
-                self.fixed += costliest.fixed
-                self.trip += costliest.trip
-                self.untold |= costliest.untold
-                return [merged(several) for several in zip(*results, strict=True)]
+                branches, origins = [], []
+                for branch in parameters["branches"]:
+                    branches.append(self.walk(branch.jaxpr, inputs[1:], where, times))
+                    origins.append(self.results)
+                self.results = [merged(several) for several in zip(*origins, strict=True)]
+                return max(branches, key=Counter.total)
+            case name if name in REDUCING or name in FREE:
+                return None  # a jaxpr among its parameters combines two elements
+            case "shard_map":
+                # Its body is what one device does.
+                mesh = parameters["mesh"]
+                times *= math.prod(mesh.shape[axis] for axis in parameters.get("manual_axes", mesh.axis_names))
         bodies = list(jaxprs(parameters))
-        if not bodies or eqn.primitive.name in OPAQUE or len(bodies[0].invars) > len(inputs):
+        if len(bodies) != 1 or len(bodies[0].invars) != len(inputs) or len(bodies[0].outvars) != len(eqn.outvars):
             return None
-        # jit, remat, custom derivatives, shard_map: one body; what precedes its arguments is not passed on.
-        body = bodies[0]
-        return self.walk(body, inputs[len(inputs) - len(body.invars) :], where, times, looping)
+        return self.walk(bodies[0], inputs, where, times)  # jit, remat, custom derivatives
 
     def settle(self, body: Jaxpr, inputs: list[Origin], fixed: int, carried: int) -> list[Origin]:
         """The arguments of a loop's body, once what it carries from trip to trip no longer gains an origin."""
         arguments = list(inputs)
         while True:
-            results = Counting(self.phase).walk(body, arguments, "", 1, looping=False)
+            trial = Counting(self.phase)
+            trial.walk(body, arguments, "", 1)
             state = arguments[fixed : fixed + carried]
-            grown = [merged(pair) for pair in zip(state, results[:carried], strict=True)]
+            grown = [merged(pair) for pair in zip(state, trial.results[:carried], strict=True)]
             if grown == state:
                 return arguments
             arguments[fixed : fixed + carried] = grown
+
+    def operations(self, eqn: Any, inputs: Sequence[Origin]) -> int:
+        """Floating-point operations of one equation. What can't be counted is told."""
+        name = eqn.primitive.name
+        if not eqn.outvars or (inputs and all(origin.constant for origin in inputs)):
+            return 0  # the compiler works it out beforehand
+        out = eqn.outvars[0].aval
+        if not any(jax.numpy.issubdtype(getattr(v.aval, "dtype", np.int32), np.inexact) for v in eqn.outvars):
+            return 0
+        if name in PRODUCTS:
+            return product(eqn)
+        if name in ELEMENTWISE:
+            return math.prod(out.shape)
+        if name in REDUCING:
+            return math.prod(eqn.invars[-1 if name.startswith("scatter") else 0].aval.shape)
+        if name not in FREE and name not in ARRANGING:
+            self.untold.add(name)
+        return 0
 
 
 def jaxprs(parameters: dict[str, Any]) -> Iterator[Jaxpr]:
@@ -246,23 +216,19 @@ def jaxprs(parameters: dict[str, Any]) -> Iterator[Jaxpr]:
             yield value
 
 
-def operations(eqn: Any) -> int:
-    """Floating-point operations of one equation."""
-    name = eqn.primitive.name
-    out = eqn.outvars[0].aval
-    if name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        lhs = eqn.invars[0].aval.shape
-        return 2 * math.prod(out.shape) * math.prod(lhs[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        numbers, kernel = eqn.params["dimension_numbers"], eqn.invars[1].aval.shape
-        taps = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])  # input features / groups, and space
-        return 2 * math.prod(out.shape) * taps
-    if not jax.numpy.issubdtype(getattr(out, "dtype", np.int32), np.floating):
-        return 0
-    if name in ELEMENTWISE:
-        return math.prod(out.shape)
-    return math.prod(eqn.invars[0].aval.shape) if name in REDUCING else 0
+def product(eqn: Any) -> int:
+    """Operations of a matrix product or a convolution."""
+    out, lhs, rhs = (math.prod(v.aval.shape) for v in (eqn.outvars[0], *eqn.invars[:2]))
+    numbers = eqn.params.get("dimension_numbers")
+    match eqn.primitive.name:
+        case "dot_general":
+            (contracted, _), _ = numbers
+            return 2 * out * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+        case "conv_general_dilated":
+            kernel = eqn.invars[1].aval.shape
+            return 2 * out * rhs // kernel[numbers.rhs_spec[0]]  # every output reads input features / groups, and space
+        case _:  # ragged: every row of lhs[m, k] meets one group's matrix of rhs[groups, k, n]
+            return 2 * lhs * eqn.invars[1].aval.shape[-1]
 
 
 def phase_of(path: str, otherwise: str) -> str:
@@ -271,32 +237,28 @@ def phase_of(path: str, otherwise: str) -> str:
         innermost = part.rstrip(")").rsplit("(", 1)[-1]
         if innermost == Phase.FORWARD:
             return Phase.BACKWARD if "transpose(" in path else Phase.FORWARD
-        if innermost in SCOPES:
+        if innermost in PHASES:
             return innermost
     return otherwise
 
 
-SCOPES = frozenset(phase.value for phase in Phase)
-
-
-def component(eqn: Any, inputs: list[Origin]) -> str:
+def component(eqn: Any, inputs: Sequence[Origin]) -> str:
     """The network that an operation belongs to; "shared" if that is none, or several."""
-    product = eqn.primitive.name == "dot_general"
-    parameters = [origin.networks for origin in inputs if origin.parameter and product]
-    networks = parameters or [origin.networks for origin in inputs if origin.networks]
+    parameters = [origin.networks for origin in inputs if origin.parameter]
+    networks = [origin.networks for origin in inputs if origin.networks]
     latest = [origin.latest for origin in inputs if origin.networks]
-    for sets in (networks, latest) if product else (networks,):
-        for joined in (frozenset.intersection, frozenset.union):
-            names = joined(*sets) if sets else frozenset[str]()
-            if len(names) == 1:
-                return next(iter(names))
+    for sets in (parameters if eqn.primitive.name in PRODUCTS else [], networks, latest):
+        common = frozenset.intersection(*sets) if sets else frozenset[str]()
+        if len(common) == 1:
+            return next(iter(common))
     return SHARED
 
 
-def derived(eqn: Any, inputs: list[Origin]) -> Origin:
+def derived(eqn: Any, inputs: Sequence[Origin]) -> Origin:
     """Where the result of an operation comes from."""
-    whole = merged([origin for origin in inputs if origin.networks])
-    if eqn.primitive.name == "dot_general" and (owner := component(eqn, inputs)) != SHARED:
+    constant = all(origin.constant for origin in inputs) and not eqn.primitive.name.startswith("random")
+    whole = merged([origin for origin in inputs if origin.networks])._replace(constant=constant)
+    if eqn.primitive.name in PRODUCTS and (owner := component(eqn, inputs)) != SHARED:
         return Origin(whole.networks, frozenset([owner]))
     return whole._replace(parameter=whole.parameter and eqn.primitive.name in ARRANGING)
 
@@ -308,6 +270,7 @@ def merged(origins: Sequence[Origin]) -> Origin:
         nothing.union(*(origin.networks for origin in origins)),
         nothing.union(*(origin.latest for origin in origins)),
         bool(origins) and all(origin.parameter for origin in origins),
+        bool(origins) and all(origin.constant for origin in origins),
     )
 
 
@@ -321,8 +284,3 @@ def networks_of(arguments: Sequence[Any], positions: Sequence[int]) -> list[str 
         else:
             names += [None] * len(jax.tree.leaves(argument))
     return names
-
-
-def trace(function: Callable[..., Any], *arguments: Any, networks: Sequence[int] = (0,), phase: str) -> Work:
-    """Counts a function on arguments, or on jax.ShapeDtypeStructs of them."""
-    return count(jax.make_jaxpr(function)(*arguments), networks_of(arguments, networks), phase)

@@ -15,8 +15,8 @@ from ..types import Fate, Phase, Size
 from .account import NOTHING, Pass, Spent, Verification
 from .flops import Flops
 from .peaks import Peak
-from .timeline import IDLE, Timeline
-from .useful import useful
+from .timeline import IDLE, DeviceState, Timeline
+from .useful import useful_flops
 
 SCHEMA = 1
 OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that no rollout is charged for
@@ -83,13 +83,13 @@ class Totals:
     evaluation_seconds: float = 0.0
     flying: dict[int, tuple[Tally, Spent]] = field(default_factory=dict)  # batches that have no fate yet
 
-    def spend(self, flops: Flops, ours: Flops) -> None:
+    def spend(self, flops: Flops, useful: Flops) -> None:
         self.executed.update(flops)
-        self.useful.update(ours)
+        self.useful.update(useful)
 
-    def aside(self, phase: Phase, flops: Flops, ours: Flops) -> None:
+    def aside(self, phase: Phase, flops: Flops, useful: Flops) -> None:
         """Enters operations that no rollout is charged for under one phase, whatever theirs were."""
-        for total, count in ((self.executed, flops), (self.useful, ours)):
+        for total, count in ((self.executed, flops), (self.useful, useful)):
             for name, operations in by_component(count).items():
                 total[phase, name] += operations
         self.overhead += flops.total()
@@ -99,10 +99,8 @@ class Totals:
         slots: Counter[str] = Counter()
         fed: defaultdict[str, defaultdict[Fate, float]] = defaultdict(lambda: defaultdict(float))
         for one in passes:
-            if one.fed.sum() > one.slots:
-                raise DoesNotClose(f"{one.phase}: tokens, slots that hold them", one.fed.sum(), one.slots)
             slots[one.phase] += one.slots
-            rows = one.fed if one.copies == 1 else np.repeat(one.fed / one.copies, one.copies)
+            rows = np.repeat(one.fed / one.copies, one.copies)
             for fate, mine in fates.items():
                 fed[one.phase][fate] += float(rows[mine].sum())
         for (phase, _), operations in flops.items():
@@ -136,6 +134,7 @@ class Ledger:
         self.sizes, self.peak, self.timeline = sizes, peak, timeline
         self.devices, self.accelerator = devices, accelerator
         self.totals = Totals()
+        self._ended = False
         self._lock = threading.Lock()
 
     def sampled(self, index: int, tally: Tally, spent: Spent) -> None:
@@ -146,9 +145,12 @@ class Ledger:
         """
         through = sum(int(one.fed.sum()) * one.copies for one in spent.passes)
         agree("tokens sampled: through the network, in the transcripts", through, (tally.tokens - 1).sum())
+        fits(spent.passes)
         with self._entry() as totals:
+            if self._ended:
+                return
             totals.flying[index] = tally, spent
-            totals.spend(spent.flops, useful(spent.passes, self.sizes, spent.flops))
+            totals.spend(spent.flops, useful_flops(spent.passes, self.sizes, spent.flops))
             totals.verification = totals.verification.plus(spent.verification)
             totals.generated.update(
                 problems=tally.problems,
@@ -166,34 +168,37 @@ class Ledger:
           teaches: bool[B], where the advantage is not zero at every token.
           length: T, to which its rows were padded.
         """
+        tally, acted = self.totals.flying[index]
+        passes = learning_passes(tally, length, epochs)
+        fits(passes)
         with self._entry() as totals:
-            tally, acted = totals.flying.pop(index)
-            passes = learning_passes(tally, length, epochs)
-            totals.spend(spent.flops, useful(passes, self.sizes, spent.flops))
+            del totals.flying[index]
+            totals.spend(spent.flops, useful_flops(passes, self.sizes, spent.flops))
             totals.settle(tally, tally.fates(teaches), acted.flops + spent.flops, [*acted.passes, *passes])
 
-    def warmed(self, executed: Mapping[str, float], ours: Mapping[str, float]) -> None:
+    def warmed(self, executed: Mapping[str, float], useful: Mapping[str, float]) -> None:
         """What the warm start took, by component, in whichever run it was made."""
         with self._entry() as totals:
             totals.aside(
                 Phase.WARM_START,
                 Counter({("", name): operations for name, operations in executed.items()}),
-                Counter({("", name): operations for name, operations in ours.items()}),
+                Counter({("", name): operations for name, operations in useful.items()}),
             )
 
     def evaluated(self, spent: Spent, seconds: float) -> None:
         """An evaluation is done, and took so long."""
         with self._entry() as totals:
-            totals.aside(Phase.EVALUATION, spent.flops, useful(spent.passes, self.sizes, spent.flops))
+            totals.aside(Phase.EVALUATION, spent.flops, useful_flops(spent.passes, self.sizes, spent.flops))
             totals.evaluating = totals.evaluating.plus(spent.verification)
             totals.evaluation_seconds += seconds
 
     def end(self) -> None:
-        """Batches that were sampled and never trained on are stale."""
+        """Nothing more is entered. Batches that were sampled and never trained on are stale."""
         with self._entry() as totals:
+            self._ended = True
             for tally, acted in totals.flying.values():
-                everybody = np.ones(len(tally.tokens), bool)
-                totals.settle(tally, {Fate.STALE: everybody}, acted.flops, acted.passes)
+                fates = {Fate.INFRASTRUCTURE: tally.broke, Fate.STALE: ~tally.broke}
+                totals.settle(tally, fates, acted.flops, acted.passes)
             totals.flying.clear()
 
     @contextlib.contextmanager
@@ -203,9 +208,13 @@ class Ledger:
 
     def counts(self) -> dict[str, Any]:
         """The compute and the rollouts of the report, with what is still in flight."""
-        totals = self.totals
+        with self._entry() as totals:
+            return self._counts(totals)
+
+    @staticmethod
+    def _counts(totals: Totals) -> dict[str, Any]:
         flying = totals.flying.values()
-        executed, ours = margins(totals.executed), margins(totals.useful)
+        executed, useful = margins(totals.executed), margins(totals.useful)
         return {
             "executed": executed
             | {
@@ -216,28 +225,32 @@ class Ledger:
                 "in_flight": float(sum(spent.flops.total() for _, spent in flying)),
                 "total": float(totals.executed.total()),
             },
-            "useful": ours | {"total": float(totals.useful.total())},
+            "useful": useful | {"total": float(totals.useful.total())},
             "rollouts": {
+                "problems": totals.generated["problems"],
                 "generated": totals.generated["rollouts"],
                 "by_fate": {fate.value: totals.rollouts[fate] for fate in Fate},
                 "in_flight": sum(len(tally.tokens) for tally, _ in flying),
+                "attributes": {name: totals.attributes[name] for name in ("truncated", "timed_out")},
             },
             "tokens": {
                 "by_kind": {kind: totals.generated[kind] for kind in ("prompt", "reply", "environment")},
                 "by_fate": {fate.value: totals.tokens[fate] for fate in Fate},
                 "in_flight": sum(int(tally.tokens.sum()) for tally, _ in flying),
             },
-            "problems": totals.generated["problems"],
-            "attributes": {name: totals.attributes[name] for name in ("truncated", "timed_out")},
         }
 
-    def row(self, wall: float) -> dict[str, float]:
+    def row(self, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, float]:
         """The ledger so far, as metrics of a learner step. Everything is a total since the start of the run.
+
+        Args:
+          wall: seconds of the run, by a clock of its own.
+          seconds: of the timeline at that moment.
 
         Raises:
           DoesNotClose: a total differs from the sum of its parts.
         """
-        counts, seconds = self.counts(), self.timeline.seconds()
+        counts = self.counts()
         check(counts, seconds, wall)
         return {
             "flops": counts["executed"]["total"],
@@ -247,10 +260,10 @@ class Ledger:
             **{f"flops/fate/{name}": value for name, value in counts["executed"]["by_fate"].items()},
             "flops/padding": counts["executed"]["padding"],
             "flops/overhead": counts["executed"]["overhead"],
-            **{f"rollouts/{name}": value for name, value in counts["rollouts"]["by_fate"].items()},
-            **{f"tokens/{name}": value for name, value in counts["tokens"]["by_fate"].items()},
-            **{f"tokens/{name}": value for name, value in counts["tokens"]["by_kind"].items()},
-            "timed_out": counts["attributes"]["timed_out"],
+            **{f"rollouts/fate/{name}": value for name, value in counts["rollouts"]["by_fate"].items()},
+            **{f"tokens/fate/{name}": value for name, value in counts["tokens"]["by_fate"].items()},
+            **{f"tokens/kind/{name}": value for name, value in counts["tokens"]["by_kind"].items()},
+            **{f"rollouts/{name}": value for name, value in counts["rollouts"]["attributes"].items()},
             **{f"verification/{name}": value for name, value in self.totals.verification._asdict().items()},
             **{f"seconds/{name}": value for name, value in seconds["devices"].items()},
         }
@@ -277,65 +290,76 @@ class Ledger:
         """
         counts = self.counts()
         check(counts, seconds, wall)
+        executed, useful, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
+        judged, evaluation = self.totals.verification, self.totals.evaluation_seconds
         busy = sum(value for state, value in seconds["devices"].items() if state not in IDLE)
-        executed, ours = counts.pop("executed"), counts.pop("useful")
-        warm = executed["by_phase"].get(Phase.WARM_START, 0.0)  # its seconds are not the run's
-        judged = self.totals.verification
+        # The seconds of the warm start are not the run's, so its operations are left out of rates.
+        done, needed = (count["total"] - count["by_phase"].get(Phase.WARM_START, 0.0) for count in (executed, useful))
+        rates = {"executed": done / wall, "executed_while_busy": ratio(done, busy) or 0.0, "useful": needed / wall}
         price = {
-            "flops": executed["total"] - warm - executed["by_phase"].get(Phase.EVALUATION, 0.0),
-            "seconds": wall - self.totals.evaluation_seconds,
-            "rollouts": counts["rollouts"]["generated"],
+            "flops": done - executed["by_phase"].get(Phase.EVALUATION, 0.0),
+            "seconds": wall - evaluation,
+            "rollouts": rollouts["generated"],
             "verification_cpu_seconds": judged.cpu_seconds,
         }
+        points, solved = gain or (0.0, 0)
         return {
             "schema": SCHEMA,
             "compute": {
                 "executed": executed,
-                "useful": ours,
-                "untold": sorted(untold),
+                "useful": useful,
+                "untold": list(untold),
                 "peak": self.peak._asdict(),
-                "flops_per_second": {
-                    "executed": (executed["total"] - warm) / wall,
-                    "executed_while_busy": ratio(executed["total"] - warm, busy),
-                    "useful": (ours["total"] - ours["by_phase"].get(Phase.WARM_START, 0.0)) / wall,
-                },
-                "utilisation": {
-                    "executed": (executed["total"] - warm) / wall / self.peak.flops_per_second,
-                    "executed_while_busy": ratio((executed["total"] - warm) / self.peak.flops_per_second, busy),
-                    "useful": (ours["total"] - ours["by_phase"].get(Phase.WARM_START, 0.0))
-                    / wall
-                    / self.peak.flops_per_second,
-                },
+                "flops_per_second": rates,
+                "utilisation": {name: rate / self.peak.flops_per_second for name, rate in rates.items()},
             },
             "memory": memory,
-            "rollouts": counts,
+            "rollouts": rollouts,
+            "tokens": tokens,
             "verification": {
                 **judged._asdict(),
                 "of_evaluation": self.totals.evaluating._asdict(),
-                "cpu_seconds_per_accelerator_second" if self.accelerator else "cpu_seconds_per_device_second": ratio(
-                    judged.cpu_seconds, busy * self.devices
-                ),
-                "cores_to_keep_up": math.ceil(ratio(judged.cpu_seconds, busy) or 0.0),
+                **self._pace(judged.cpu_seconds, busy - seconds["devices"][DeviceState.EVALUATION]),
             },
             "time": {
                 "wall": wall,
-                "evaluation": self.totals.evaluation_seconds,
+                "evaluation": evaluation,
                 "idle": wall - busy,
                 "idle_fraction": (wall - busy) / wall,
                 **seconds,
             },
             "price": {
                 "gain": gain._asdict() if gain else None,
-                "per_point": {name: ratio(value, gain.points if gain else 0.0) for name, value in price.items()},
-                "per_solved": {name: ratio(value, gain.solved if gain else 0) for name, value in price.items()},
+                "per_point": {name: ratio(value, points) for name, value in price.items()},
+                "per_solved": {name: ratio(value, solved) for name, value in price.items()},
             },
         }
+
+    def _pace(self, cpu_seconds: float, busy: float) -> dict[str, float | None]:
+        """Verification against the seconds that devices were busy acting and learning."""
+        unit = "accelerator" if self.accelerator else "device"
+        return {
+            f"cpu_seconds_per_{unit}_second": ratio(cpu_seconds, busy * self.devices),
+            "cores_to_keep_up": math.ceil(ratio(cpu_seconds, busy) or 0.0),
+        }
+
+
+def fits(passes: Sequence[Pass]) -> None:
+    """Holds the tokens of every pass to the slots that they took.
+
+    Raises:
+      DoesNotClose: there are more of them.
+    """
+    for one in passes:
+        if one.fed.sum() > one.slots:
+            raise DoesNotClose(f"{one.phase}: tokens, slots that hold them", one.fed.sum(), one.slots)
 
 
 def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
     """What goes through a network when a batch, padded to rows of T = length, is scored and trained on."""
     slots, fed = len(tally.tokens) * (length - 1), tally.tokens - 1  # outputs at t - 1 judge token t
-    return [Pass(Phase.SCORE, slots, fed, 0, tally.reply), Pass(Phase.FORWARD, slots, fed, 0, tally.reply, 1, epochs)]
+    read = np.where(tally.broke, 0, tally.reply)
+    return [Pass(Phase.SCORE, slots, fed, 0, read), Pass(Phase.FORWARD, slots, fed, 0, read, 1, epochs)]
 
 
 def check(counts: Mapping[str, Any], seconds: Mapping[str, Mapping[str, float]], wall: float) -> None:
@@ -344,14 +368,14 @@ def check(counts: Mapping[str, Any], seconds: Mapping[str, Mapping[str, float]],
     Raises:
       DoesNotClose: naming the entry.
     """
-    executed, ours, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
+    executed, useful, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
     total = executed["total"]
     fated = sum(executed["by_fate"].values()) + executed["padding"] + executed["overhead"] + executed["in_flight"]
     agree("executed FLOPs: by phase, total", sum(executed["by_phase"].values()), total)
     agree("executed FLOPs: by component, total", sum(executed["by_component"].values()), total)
     agree("executed FLOPs: by fate with padding, overhead and in flight, total", fated, total)
-    agree("useful FLOPs: by phase, total", sum(ours["by_phase"].values()), ours["total"])
-    agree("useful FLOPs: by component, total", sum(ours["by_component"].values()), ours["total"])
+    agree("useful FLOPs: by phase, total", sum(useful["by_phase"].values()), useful["total"])
+    agree("useful FLOPs: by component, total", sum(useful["by_component"].values()), useful["total"])
     fated = sum(rollouts["by_fate"].values()) + rollouts["in_flight"]
     agree("rollouts: by fate and in flight, generated", fated, rollouts["generated"])
     fated = sum(tokens["by_fate"].values()) + tokens["in_flight"]

@@ -17,14 +17,14 @@ class MemoryMeter:
     Reported by the device where it counts (GPU, TPU). Elsewhere: live arrays when a program is
     called, plus what the compiled program adds while it runs, from its memory analysis. Programs of
     two threads that overlap are not added up. Shapes repeat from step to step, so that after a
-    program's first calls only every 64th is looked at.
+    program's first calls only every 64th is looked at; the resident set is sampled then, too.
     """
 
     FIRST, EVERY = 4, 64
 
     def __init__(self, device: jax.Device):
         self.device = device
-        self.resident = 0
+        self.resident = 0  # the most that was seen
         self._counts = bool(device.memory_stats())
         self._peak = 0
         self._calls: dict[int, int] = {}
@@ -35,14 +35,14 @@ class MemoryMeter:
         """Notes a call that adds so many bytes to what is live."""
         with self._lock:
             call = self._calls[added] = self._calls.get(added, 0) + 1
-            if not self._counts and (call <= self.FIRST or call % self.EVERY == 0):
-                self._peak = max(self._peak, live_bytes(self.device) + added)
+            if call <= self.FIRST or call % self.EVERY == 0:
+                self.resident = max(self.resident, self.resident_now())
+                if not self._counts:
+                    self._peak = max(self._peak, live_bytes(self.device) + added)
 
-    def sample_resident(self) -> int:
-        """The process's resident set now; the highest one seen is kept."""
-        now: int = self._process.memory_info().rss
-        self.resident = max(self.resident, now)
-        return now
+    def resident_now(self) -> int:
+        """The process's resident set."""
+        return int(self._process.memory_info().rss)
 
     @property
     def source(self) -> str:
@@ -71,12 +71,12 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def by_component(state: LearnerState) -> dict[str, dict[str, int]]:
+def network_bytes(state: LearnerState) -> dict[str, dict[str, int]]:
     """Bytes that each network takes on a device, from the shapes of a learner's state.
 
     Gradients are accumulated in float32, whatever the parameters' dtype.
     """
-    components = {
+    components: dict[str, dict[str, int]] = {
         name: {
             "parameters": tree_bytes(params),
             "optimizer_state": tree_bytes(state.opt_state[name]),
@@ -84,7 +84,10 @@ def by_component(state: LearnerState) -> dict[str, dict[str, int]]:
         }
         for name, params in state.trainable.items()
     }
-    return components | {name: {"parameters": tree_bytes(params)} for name, params in state.frozen.items()}
+    for name, params in state.frozen.items():
+        parts = components.setdefault(name, {"parameters": 0})
+        parts["parameters"] += tree_bytes(params)
+    return components
 
 
 def prices(components: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:

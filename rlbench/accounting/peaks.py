@@ -1,5 +1,6 @@
 """The most floating-point operations a second that devices can do: from a table, or measured."""
 
+import re
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ TERA = 1e12
 # Dense matrix products of one device, as JAX counts devices: in 16 bits, and in float32 as XLA computes
 # it by default (tensor cores in TF32, or bfloat16 passes on a TPU). Half of figures given "with sparsity".
 # NVIDIA's data sheets of the named products; Google Cloud's "TPU v2" to "TPU v6e" pages, where a v2 or
-# v3 chip is two devices. The first name that is in the device's kind counts, so longer ones come first.
+# v3 chip is two devices. A name has to stand in the device's kind by itself, and longer ones come first.
 PEAKS: tuple[tuple[str, float, float], ...] = (
     ("B200", 2250 * TERA, 1125 * TERA),
     ("GH200", 989.4 * TERA, 494.7 * TERA),
@@ -30,7 +31,10 @@ PEAKS: tuple[tuple[str, float, float], ...] = (
     ("RTX 4090", 165.2 * TERA, 82.6 * TERA),
     ("RTX 3090", 71 * TERA, 35.6 * TERA),
     ("TPU v6 lite", 918 * TERA, 918 * TERA),
+    ("TPU v6e", 918 * TERA, 918 * TERA),
     ("TPU v5 lite", 197 * TERA, 197 * TERA),
+    ("TPU v5e", 197 * TERA, 197 * TERA),
+    ("TPU v5p", 459 * TERA, 459 * TERA),
     ("TPU v5", 459 * TERA, 459 * TERA),
     ("TPU v4", 275 * TERA, 275 * TERA),
     ("TPU v3", 61.5 * TERA, 61.5 * TERA),
@@ -57,7 +61,7 @@ def peak_of(devices: Sequence[jax.Device], dtype: str) -> Peak:
     """The peak of devices of one kind in a dtype."""
     kind = devices[0].device_kind
     for name, half, single in PEAKS:
-        if name in kind:
+        if re.search(rf"\b{name}\b(?! (?:Ti|SUPER|D|Laptop|lite))", kind):
             return Peak((single if dtype == "float32" else half) * len(devices), f"table: {name}, {dtype}")
     return Peak(measured_peak(devices[0], dtype) * groups(devices), f"measured: matrix product on {kind}, {dtype}")
 

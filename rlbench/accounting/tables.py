@@ -59,10 +59,8 @@ def rollouts_table(ledger: Mapping[str, Any]) -> Table:
     rollouts, executed = ledger["rollouts"], ledger["compute"]["executed"]
     table = small(f"rollouts of {rollouts['problems']:,} problems")
     headed(table, "fate", "rollouts", "tokens", "FLOPs")
-    for fate, count in rollouts["rollouts"]["by_fate"].items():
-        table.add_row(
-            fate, f"{count:,}", f"{rollouts['tokens']['by_fate'][fate]:,}", quantity(executed["by_fate"][fate])
-        )
+    for fate, count in rollouts["by_fate"].items():
+        table.add_row(fate, f"{count:,}", f"{ledger['tokens']['by_fate'][fate]:,}", quantity(executed["by_fate"][fate]))
     table.add_row("padding", "", "", quantity(executed["padding"]))
     table.add_row("overhead", "", "", quantity(executed["overhead"]))
     table.add_section()

@@ -10,7 +10,7 @@ from .account import Pass
 from .flops import Flops
 
 
-def useful(passes: Iterable[Pass], sizes: Mapping[str, Size], ran: Flops) -> Flops:
+def useful_flops(passes: Iterable[Pass], sizes: Mapping[str, Size], ran: Flops) -> Flops:
     """Operations by phase and component.
 
     A token that a network reads costs 2 operations a weight of its body, and 4 a unit of attention's
@@ -32,6 +32,6 @@ def useful(passes: Iterable[Pass], sizes: Mapping[str, Size], ran: Flops) -> Flo
                 continue
             forward = one.times * (2 * size.body * tokens + 4 * size.attention * seen + 2 * size.head * read)
             flops[one.phase, name] += forward
-            if one.phase == Phase.FORWARD:
+            if one.phase == Phase.FORWARD and (Phase.BACKWARD, name) in ran:
                 flops[Phase.BACKWARD, name] += 2 * forward
     return flops

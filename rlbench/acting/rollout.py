@@ -74,7 +74,7 @@ class Batch(NamedTuple):
             tokens=prompt + reply + environment,
             truncated=np.fromiter(all_of.truncated, bool, rows),
             timed_out=np.fromiter(all_of.timed_out, bool, rows),
-            broke=np.fromiter((status is Status.INFRASTRUCTURE for status in all_of.status), bool, rows),
+            broke=np.fromiter(map(Status.INFRASTRUCTURE.__eq__, all_of.status), bool, rows),
         )
 
 
@@ -291,8 +291,9 @@ class Actor:
         """Tells the account what a program read, and which of the tokens that it chose it fed back."""
         tokens, length = read
         spoke = reply.length > 0
-        fed = np.where(spoke, reply.length - 1, 0)  # nobody has read a reply's last token yet
+        fed = np.where(spoke, reply.length - 1, 0).astype(np.int64)  # nobody has read a reply's last token yet
         ahead = np.repeat(length + before, copies)
+        length = length.astype(np.int64)  # of which squares are taken
         self.account.passed(Pass(Phase.PREFILL, tokens.size, length, before, length > 0, copies))
         self.account.passed(Pass(Phase.DECODE, len(spoke) * int(reply.steps), fed, ahead, fed))
 

@@ -49,7 +49,7 @@ def results_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
     """One line a run: where its operations, bytes, rollouts and seconds went."""
-    several = len({summary["seed"] for summary, _ in runs}) > 1
+    differing = [name for name in ("algo", "task", "seed") if len({summary[name] for summary, _ in runs}) > 1]
 
     def phases(*names: str) -> Callable[[Any], str]:
         def total(run: Any) -> str:
@@ -61,17 +61,17 @@ def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
     def waste(run: Any) -> str:
         executed = run[1]["compute"]["executed"]
         wasted = executed["padding"] + sum(flops for fate, flops in executed["by_fate"].items() if fate != Fate.TRAINED)
-        return f"{wasted / (executed['total'] - executed['overhead']):.1%}"
+        return f"{wasted / max(executed['total'] - executed['overhead'], 1.0):.1%}"
 
     columns = {
-        "algorithm": lambda run: f"{run[0]['algo']} {run[0]['seed']}" if several else run[0]["algo"],
+        "algorithm": lambda run: " ".join(str(run[0][name]) for name in differing or ["algo"]),
         "TFLOPs\nsample": phases(Phase.PREFILL, Phase.DECODE),
         "\nscore": phases(Phase.SCORE),
         "\ntrain": phases(Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER),
         "\nwasted": waste,
         "nets\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
         "beside\npolicy": lambda run: f"{networks(run[1]['memory'], but='policy') / 1e6:,.2f}",
-        "zero\nadv.": lambda run: f"{fraction(run[1]['rollouts']['rollouts'], Fate.ZERO_ADVANTAGE):.1%}",
+        "zero\nadv.": lambda run: f"{fraction(run[1]['rollouts'], Fate.ZERO_ADVANTAGE):.1%}",
         "\nidle": lambda run: f"{run[1]['time']['idle_fraction']:.1%}",
         "verify\nCPU s": lambda run: f"{run[1]['verification']['cpu_seconds']:.2f}",
     }

@@ -19,11 +19,12 @@ class Files:
     def note(self, text: str) -> None:
         pass
 
-    def finish(self, summary: dict[str, Any], ledger: dict[str, Any] | None) -> None:
+    def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
         self._metrics.close()
         if ledger:
             self._put("ledger.json", ledger)
-        self._put("summary.json", summary)
+        if summary:
+            self._put("summary.json", summary)
 
     def _put(self, name: str, content: dict[str, Any]) -> None:
         draft = self.folder / f"{name}.part"

@@ -51,7 +51,7 @@ class Terminal:
             self.noted = now
             self.console.print(text, soft_wrap=True)
 
-    def finish(self, summary: dict[str, Any], ledger: dict[str, Any] | None) -> None:
+    def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
         self.progress.stop()
         if ledger:
             for table in ledger_tables(ledger):

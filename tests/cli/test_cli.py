@@ -81,7 +81,7 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     assert ledger["schema"] == 1 and ledger["compute"]["executed"]["total"] == summary["flops"] == log[-1]["flops"]
     for title in ("compute, FLOPs executed", "memory, bytes a device", "rollouts of ", "what it cost"):
         assert title in done.stdout
-    assert log[-1]["rollouts/trained"] + log[-1]["rollouts/zero advantage"] == 48
+    assert log[-1]["rollouts/fate/trained"] + log[-1]["rollouts/fate/zero advantage"] == 48
     assert [row["flops"] for row in log] == sorted(row["flops"] for row in log), "totals, which only grow"
 
 

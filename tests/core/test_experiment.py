@@ -8,6 +8,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from rlbench.accounting.memory import tree_bytes
+from rlbench.accounting.peaks import Impossible, Peak
+from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
 from rlbench.plan import make_plan
 from rlbench.types import Status
@@ -84,10 +86,12 @@ def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, al
     for phase in ("prefill", "decode", "train forward", "train backward"):
         share = useful["by_phase"][phase] / compute["executed"]["by_phase"][phase]
         assert 0.3 < share <= 1, phase
+    if "score" in useful["by_phase"]:
+        assert 0.3 < useful["by_phase"]["score"] / compute["executed"]["by_phase"]["score"] <= 1
     trained = executed["train backward"]["policy"] / executed["train forward"]["policy"]
     assert 1.5 < trained < 2.5
-    assert compute["executed"]["in_flight"] == ledger["rollouts"]["rollouts"]["in_flight"] == 0
-    assert ledger["rollouts"]["rollouts"]["generated"] == 48
+    assert compute["executed"]["in_flight"] == ledger["rollouts"]["in_flight"] == 0
+    assert ledger["rollouts"]["generated"] == 48
     assert ledger["time"]["idle"] > 0
 
 
@@ -126,13 +130,13 @@ class Breaks(Slow):
 def test_fates_are_of_the_first_cause_and_attributes_apart(plan_of, tmp_path):
     plan = plan_of("grpo", "warm_start.steps=0")
     ledger = ledger_of(plan._replace(task=Breaks(plan.task, 0.0)), tmp_path)
-    fates = ledger["rollouts"]["rollouts"]["by_fate"]
+    fates = ledger["rollouts"]["by_fate"]
     assert fates["infrastructure failure"] == ledger["rollouts"]["attributes"]["timed_out"] == 16
     assert ledger["verification"]["timeouts"] == 16
     # A random network earns nothing: every group's rewards are equal.
     assert fates["zero advantage"] == 32 and fates["trained"] == 0
     assert ledger["compute"]["executed"]["by_fate"]["infrastructure failure"] > 0
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["timed_out"] == 16
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["rollouts/timed_out"] == 16
 
 
 def test_four_devices_execute_what_one_does(plan_of, tmp_path):
@@ -158,6 +162,31 @@ def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypa
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_more_than_a_tabled_peak_fails_the_run_and_is_written(plan_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlbench.experiment.peak_of", lambda devices, dtype: Peak(1e3, "table: of the test"))
+    with pytest.raises(Impossible):
+        run(plan_of("grpo"), tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "failed" and "of the peak" in summary["error"]
+
+
+def test_an_algorithm_whose_score_is_broken_has_a_summary(plan_of, tmp_path):
+    plan = plan_of("grpo")
+
+    def score(*_):
+        raise TypeError("of the plugin")
+
+    with pytest.raises(TypeError, match="of the plugin"):
+        run(plan._replace(algorithm=plan.algorithm._replace(score=score)), tmp_path)
+    assert "of the plugin" in json.loads((tmp_path / "summary.json").read_text())["error"]
+
+
+def test_a_run_without_a_step_closes_and_has_its_table(plan_of, tmp_path, capsys):
+    ledger_of(plan_of("grpo", "steps=0"), tmp_path)
+    show_tables([tmp_path])
+    assert "what it cost" in capsys.readouterr().out
+
+
 def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
     """What was in flight is stale."""
     plan = plan_of("grpo", "runner=async", "runner.max_staleness=1")
@@ -172,6 +201,6 @@ def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
     with pytest.raises(RuntimeError):
         experiment.go()
     experiment.finish()
-    fates = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]["rollouts"]["by_fate"]
+    fates = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]["by_fate"]
     assert fates["stale"] in (16, 32), "the batch at hand, and one more if the actor was done with it"
     assert sum(fates.values()) - fates["stale"] == 16

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from rlbench.accounting import flops
-from rlbench.accounting.flops import trace
+from rlbench.accounting.flops import count, networks_of
 from rlbench.models.tokenizers import Characters
 from rlbench.types import Phase
 from tests.fakes import small_model
@@ -18,6 +18,10 @@ SHAPES = {
     "grouped queries": ({"layers": 3, "width": 128, "heads": 8, "kv_heads": 2, "hidden": 384}, (2, 64)),
     "wide": ({"layers": 2, "width": 256, "heads": 4, "kv_heads": 1, "hidden": 512}, (2, 32)),
 }
+
+
+def trace(function, *arguments, networks=(0,), phase="p", loop=False):
+    return count(jax.make_jaxpr(function)(*arguments), networks_of(arguments, networks), phase, loop)
 
 
 def params_of(model):
@@ -63,26 +67,88 @@ def test_a_scan_costs_its_length_and_a_while_loop_what_a_trip_costs():
     arguments = {"a": matrix(5, 5)}, matrix(3, 5)
     product = 2 * 3 * 5 * 5
     assert trace(scanned, *arguments, phase="p").fixed == {("p", "a"): 7 * product}
-    work = trace(looped, *arguments, phase="p")
+    work = trace(looped, *arguments, phase="p", loop=True)
     assert not work.fixed and work.trip == {("p", "a"): product}
     whole = Counter()
     work.add_to(whole, trips=4)
     assert whole == {("p", "a"): 4 * product}
 
 
-def test_what_cannot_be_counted_is_told():
+def test_loops_whose_trips_nobody_tells_count_once_and_are_told(products_only):
+    def loop(body):
+        return lambda x: jax.lax.while_loop(lambda x: x[0, 0] < 9, body, x)
+
     def nested(networks, x):
-        def body(x):
-            return jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x @ networks["a"], x)
+        return loop(loop(lambda x: x @ networks["a"]))(x)
 
-        return jax.lax.while_loop(lambda x: x[0, 0] < 9, body, x)
+    def in_a_row(networks, x):
+        return loop(lambda x: x @ networks["a"] @ networks["a"])(loop(lambda x: x @ networks["a"])(x))
 
-    def hidden(networks, x):
-        return jax.pure_callback(lambda x: x, x, x) @ networks["a"]
+    arguments, product = ({"a": matrix(5, 5)}, matrix(3, 5)), 2 * 3 * 5 * 5
+    assert trace(loop(lambda x: x @ x), matrix(5, 5), networks=()).untold == ("a loop of unknown length",)
+    for function, once, trip in ((nested, 0, product), (in_a_row, 2 * product, product)):
+        work = trace(function, *arguments, loop=True)
+        assert (work.fixed.total(), work.trip.total()) == (once, trip), function
+        assert len(work.untold) == 1
+    assert trace(in_a_row, *arguments).fixed.total() == 3 * product
 
-    arguments = {"a": matrix(5, 5)}, matrix(3, 5)
-    assert trace(nested, *arguments, phase="p").untold == ("a second loop of unknown length",)
-    assert trace(hidden, *arguments, phase="p").untold == ("pure_callback",)
+
+@pytest.mark.parametrize(
+    ("hidden", "name"),
+    [
+        (lambda x: jax.pure_callback(lambda x: x, x, x), "pure_callback"),
+        (lambda x: jnp.linalg.cholesky(x), "cholesky"),
+        (lambda x: jnp.linalg.solve(x, x), "lu"),
+    ],
+)
+def test_what_cannot_be_counted_is_told(hidden, name):
+    untold = trace(lambda networks, x: hidden(x) @ networks["a"], {"a": matrix(5, 5)}, matrix(5, 5)).untold
+    assert any(name in told for told in untold), untold
+
+
+def test_what_makes_no_numbers_is_free(products_only):
+    def moving(networks, x):
+        jax.debug.print("{}", x)
+        x = jnp.sort(x)[::-1].at[0].set(x[1])
+        return jnp.where(x > 0, x, jnp.take(x, jnp.array([1, 0, 2]), axis=0))
+
+    work = trace(moving, {}, matrix(3, 5))
+    assert not work.fixed and not work.untold
+
+
+def test_constants_are_worked_out_beforehand():
+    assert not trace(lambda networks, x: x.at[0].set(jnp.exp(jnp.ones(5)) * 2), {}, matrix(3, 5)).fixed
+
+
+def test_sums_into_places_cost_what_is_put_there():
+    summed = trace(lambda networks, x: jnp.zeros(7).at[jnp.arange(3)].add(x), {}, matrix(3)).fixed
+    assert summed == {("p", "shared"): 3}
+
+
+def test_a_ragged_product_and_a_convolution(products_only):
+    def ragged(networks, x):
+        return jax.lax.ragged_dot(x, networks["a"], jnp.array([2, 4], jnp.int32))
+
+    def convolution(networks, x):
+        return jax.lax.conv(x, networks["a"], (1, 1), "VALID")
+
+    assert trace(ragged, {"a": matrix(2, 5, 7)}, matrix(6, 5)).fixed == {("p", "a"): 2 * 6 * 5 * 7}
+    # 8 by 8 places of 4 features, each from 3 by 3 places of 2.
+    assert trace(convolution, {"a": matrix(4, 2, 3, 3)}, matrix(1, 2, 10, 10)).fixed == {
+        ("p", "a"): 2 * 8 * 8 * 4 * 3 * 3 * 2
+    }
+
+
+def test_a_body_that_every_device_runs_counts_on_all(products_only):
+    mesh = jax.make_mesh((4,), ("data",), (jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec
+
+    def spread(networks, x):
+        return jax.shard_map(lambda x, a: x @ a, mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec("data"))(
+            x, networks["a"]
+        )
+
+    assert trace(spread, {"a": matrix(5, 5)}, matrix(8, 5)).fixed.total() == 2 * 8 * 5 * 5
 
 
 def test_of_two_branches_the_costlier_counts():

@@ -37,6 +37,7 @@ lint: .venv
 bench: .venv
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/verify.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

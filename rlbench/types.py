@@ -112,7 +112,10 @@ class Status(StrEnum):
     OPEN = "open"  # the conversation goes on
     PASSED = "passed"
     WRONG = "wrong"
+    ERROR = "error"  # a program that raised, crashed or did not answer
     TIMEOUT = "timeout"  # wrong for want of time
+    MEMORY = "out of memory"
+    UNSUPPORTED = "unsupported"  # by the sandbox's dialect of a language
     INFRASTRUCTURE = "infrastructure"
 
 

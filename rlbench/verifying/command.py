@@ -1,0 +1,100 @@
+"""The command `rlbench-verify`: programs and tests as JSON lines in, verdicts as JSON lines out, in order.
+
+    {"id": 1, "source": "def f(a): return a + 1", "entry_point": "f", "tests": [{"args": [1], "expected": 2}]}
+    {"id": 1, "status": "passed", "cpu_seconds": 0.003, "wall_seconds": 0.004, "detail": ""}
+
+Exit codes: 0 when all were judged, whatever the verdicts; 1 when some were not; 2 for wrong options, or
+where the sandbox is not safe.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..types import ConfigError, Status
+from .pool import Pool
+from .probe import confined
+from .sandbox import Call, Limits, Program, Verdict
+
+
+def main() -> None:
+    """The entry point."""
+    options = parser().parse_args()
+    limits = Limits(options.cpu_seconds, options.wall_seconds, options.memory_mb << 20)
+    try:
+        chains = confined(options.backend)
+    except ConfigError as error:
+        print(f"rlbench-verify: {error}", file=sys.stderr)
+        sys.exit(2)
+    judged = True
+    with opened(options.file) as lines, Pool(limits, workers=options.workers, confined=chains) as pool:
+        for name, verdict in verify(lines, pool):
+            judged &= verdict.status != Status.INFRASTRUCTURE
+            line = {"id": name, "status": verdict.status}
+            line |= {"cpu_seconds": round(verdict.cpu_seconds, 6), "wall_seconds": round(verdict.wall_seconds, 6)}
+            print(json.dumps(line | {"detail": verdict.detail}), flush=True)
+    sys.exit(0 if judged else 1)
+
+
+def parser() -> argparse.ArgumentParser:
+    first, _, rest = (__doc__ or "").partition("\n")
+    arguments = argparse.ArgumentParser(
+        "rlbench-verify", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("file", nargs="?", default="-", help="of JSON lines; - is standard input, the default")
+    arguments.add_argument("--backend", choices=["auto", "fork", "unsafe"], default="auto")
+    arguments.add_argument("--workers", type=positive, help="processes that verify; by default one a core")
+    arguments.add_argument("--cpu-seconds", type=float, default=2.0, help="of each program (2)")
+    arguments.add_argument("--wall-seconds", type=float, default=10.0, help="of each program (10)")
+    arguments.add_argument("--memory-mb", type=positive, default=256, help="of each program (256)")
+    return arguments
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def opened(name: str) -> contextlib.AbstractContextManager[TextIO]:
+    return contextlib.nullcontext(sys.stdin) if name == "-" else Path(name).open()
+
+
+def verify(lines: Iterable[str], pool: Pool, ahead: int = 1000) -> Iterator[tuple[Any, Verdict]]:
+    """Ids and verdicts, in the order of the lines, of which at most so many are read ahead."""
+    waiting: deque[tuple[Any, Future[Verdict]]] = deque()
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            waiting.append(start(line, number, pool))
+        while waiting and (len(waiting) > ahead or waiting[0][1].done()):
+            name, future = waiting.popleft()
+            yield name, future.result()
+    for name, future in waiting:
+        yield name, future.result()
+
+
+def start(line: str, number: int, pool: Pool) -> tuple[Any, Future[Verdict]]:
+    """Submits the program of a line. One that is no program gets a verdict that says so."""
+    name: Any = None
+    try:
+        row = json.loads(line)
+        name = row.get("id")
+        tests = tuple(Call(tuple(test["args"]), test["expected"]) for test in row["tests"])
+        if not (isinstance(row["source"], str) and isinstance(row["entry_point"], str) and tests):
+            raise TypeError("source and entry_point are texts, and there is a test at least")
+        return name, pool.submit(Program(row["source"], row["entry_point"], tests))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        refused: Future[Verdict] = Future()
+        refused.set_result(Verdict(Status.INFRASTRUCTURE, detail=f"line {number}: {type(error).__name__}: {error}"))
+        return name, refused
+
+
+if __name__ == "__main__":
+    main()

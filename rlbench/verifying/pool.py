@@ -1,0 +1,91 @@
+"""A pool of sandboxed workers: batches of programs in, verdicts out, in order."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from ..types import Status
+from .codec import Unencodable
+from .sandbox import Limits, Program, Verdict, Worker, WorkerDied
+
+
+class Pool:
+    """Verifies programs on as many workers as there are cores, unless told otherwise.
+
+    A worker that died is replaced and the program tried once more; then its verdict is "infrastructure".
+
+    Args:
+      queue: programs that may wait for a worker; who submits more waits himself.
+    """
+
+    def __init__(self, limits: Limits, *, workers: int | None = None, queue: int = 10_000, confined: bool = True):
+        self.count = workers or len(os.sched_getaffinity(0))
+        self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="verifier")
+        self._room = threading.BoundedSemaphore(queue)
+        self._mine = threading.local()
+        self._workers: list[Worker] = []
+        self._make = lambda: Worker(limits, confined)
+
+    def submit(self, program: Program) -> Future[Verdict]:
+        """Starts verifying a program, as soon as a worker is free."""
+        self._room.acquire()
+        try:
+            future = self._threads.submit(self._verify, program, time.monotonic())
+        except BaseException:
+            self._room.release()
+            raise
+        future.add_done_callback(lambda _: self._room.release())
+        return future
+
+    def verify(self, programs: Sequence[Program]) -> list[Verdict]:
+        """Verdicts of a batch, in its order. Identical programs are run once."""
+        futures: dict[str, Future[Verdict]] = {}
+        verdicts = []
+        for program in programs:
+            key = repr(program)  # tells 1 from True and from 1.0, which are equal
+            verdicts.append((key not in futures, futures.get(key) or futures.setdefault(key, self.submit(program))))
+        return [
+            future.result() if first else future.result()._replace(repeated=True, cpu_seconds=0.0, wall_seconds=0.0)
+            for first, future in verdicts
+        ]
+
+    def close(self) -> None:
+        """Ends all workers."""
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _verify(self, program: Program, submitted: float) -> Verdict:
+        waited = time.monotonic() - submitted
+        if not hasattr(self._mine, "worker"):
+            self._mine.worker = self._make()
+            self._workers.append(self._mine.worker)
+        error: Exception | None = None
+        for _ in range(2):
+            try:
+                return self._mine.worker.verify(program)._replace(queue_seconds=waited)
+            except WorkerDied as died:
+                error = died
+            except Unencodable as wrong:
+                return Verdict(Status.INFRASTRUCTURE, detail=f"its tests cannot be told: {wrong}")
+        return Verdict(Status.INFRASTRUCTURE, detail=f"the worker died twice: {error}", queue_seconds=waited)
+
+
+@contextlib.contextmanager
+def alone(limits: Limits, confined: bool = True) -> Iterator[Worker]:
+    """A single worker, for a block."""
+    worker = Worker(limits, confined)
+    try:
+        yield worker
+    finally:
+        worker.close()

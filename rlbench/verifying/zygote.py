@@ -19,6 +19,7 @@ import signal
 import struct
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,9 +99,10 @@ def perform(request: dict) -> None:
     """Calls the program's function on every input and says what it returns."""
     try:
         inputs = [[codec.decode(tree) for tree in arguments] for arguments in request["inputs"]]
-        space: dict[str, Any] = {"__name__": "solution", "__builtins__": __builtins__}
-        exec(compile(request["source"], "<solution>", "exec"), space)
-        function = space[request["entry_point"]]
+        module = types.ModuleType("solution")
+        sys.modules["solution"] = module  # where data classes and type hints look themselves up
+        exec(compile(request["source"], "<solution>", "exec"), vars(module))
+        function = vars(module)[request["entry_point"]]
         for number, arguments in enumerate(inputs):
             say(test=number, value=codec.encode(function(*arguments)))
         say(end=len(inputs))

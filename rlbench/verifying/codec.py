@@ -4,6 +4,7 @@ Standard library only: the sandbox loads this file by its path. A tree is [tag, 
 exact: a bool is no int, and of an instance of any other class only the name is told.
 """
 
+import collections
 import json
 from typing import Any
 
@@ -15,6 +16,8 @@ TAGS: dict[type, str] = {kind: tag for tag, kind in SEQUENCES.items()} | {
     kind: kind.__name__ for kind in (bool, int, float, complex, str, bytes, dict)
 }
 TAGS[type(None)] = "none"
+for kind in (collections.Counter, collections.OrderedDict, collections.defaultdict):
+    TAGS[kind] = "dict"  # whose content is all there is to them
 
 DEPTH = 64  # how deep a value may be nested
 SIZE = 1_000_000  # nodes and characters of a value
@@ -25,11 +28,14 @@ class Unencodable(ValueError):
     """A value that is too deep or too large, or a tree that is no value."""
 
 
-def encode(value: Any) -> Tree:
+def encode(value: Any, plain: bool = False) -> Tree:
     """A value as a tree.
 
+    Args:
+      plain: whether it has to be one that can be decoded again.
+
     Raises:
-      Unencodable: it is too deep or too large.
+      Unencodable: it is too deep or too large, or not plain.
     """
     left = SIZE
 
@@ -57,8 +63,10 @@ def encode(value: Any) -> Tree:
             case "bytes":
                 return [tag, value.hex()]
             case "dict":
-                return [tag, [[walk(key, depth + 1), walk(item, depth + 1)] for key, item in value.items()]]
+                return [tag, [[walk(key, depth + 1), walk(item, depth + 1)] for key, item in dict.items(value)]]
             case "other":
+                if plain:
+                    raise Unencodable(f"{type(value).__name__} is no plain value")
                 return [tag, type(value).__name__[:80]]
         return [tag, [walk(item, depth + 1) for item in value]]
 
@@ -104,6 +112,8 @@ def canonical(tree: Any, depth: int = 0) -> str:
     if type(tree) is not list or len(tree) != 2 or depth > DEPTH:
         raise Unencodable("no tree of a value")
     tag, content = tree
+    if type(tag) is not str:
+        raise Unencodable("no tree of a value")
     if tag in ("float", "complex"):
         parts = [content] if tag == "float" else content
         if type(parts) is not list or any(type(part) is not str or "nan" in part for part in parts):
@@ -122,9 +132,9 @@ def canonical(tree: Any, depth: int = 0) -> str:
     raise Unencodable(f"{tag} {content}" if tag == OTHER else "no tree of a value")
 
 
-def same(answer: Any, expected: Tree) -> bool:
-    """Whether an answer, a tree that nobody vouches for, is exactly the expected one."""
+def same(answer: Any, expected: str) -> bool:
+    """Whether an answer, a tree that nobody vouches for, is exactly the expected one, which is canonical."""
     try:
-        return canonical(answer) == canonical(expected)
+        return canonical(answer) == expected
     except (Unencodable, RecursionError):
         return False

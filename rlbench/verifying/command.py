@@ -11,10 +11,11 @@ import argparse
 import contextlib
 import json
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from queue import Queue
+from threading import Thread
 from typing import Any, TextIO
 
 from ..types import ConfigError, Status
@@ -26,6 +27,7 @@ from .sandbox import Call, Limits, Program, Verdict
 def main() -> None:
     """The entry point."""
     options = parser().parse_args()
+    sys.set_int_max_str_digits(0)  # tests may hold long integers
     limits = Limits(options.cpu_seconds, options.wall_seconds, options.memory_mb << 20)
     try:
         chains = confined(options.backend)
@@ -50,16 +52,23 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("file", nargs="?", default="-", help="of JSON lines; - is standard input, the default")
     arguments.add_argument("--backend", choices=["auto", "fork", "unsafe"], default="auto")
     arguments.add_argument("--workers", type=positive, help="processes that verify; by default one a core")
-    arguments.add_argument("--cpu-seconds", type=float, default=2.0, help="of each program (2)")
-    arguments.add_argument("--wall-seconds", type=float, default=10.0, help="of each program (10)")
+    arguments.add_argument("--cpu-seconds", type=seconds, default=2.0, help="of each program (2)")
+    arguments.add_argument("--wall-seconds", type=seconds, default=10.0, help="of each program (10)")
     arguments.add_argument("--memory-mb", type=positive, default=256, help="of each program (256)")
     return arguments
 
 
 def positive(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+    if not 1 <= value <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"from 1 to {1 << 20:,}")
+    return value
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError("more than 0, at most a day")
     return value
 
 
@@ -68,15 +77,23 @@ def opened(name: str) -> contextlib.AbstractContextManager[TextIO]:
 
 
 def verify(lines: Iterable[str], pool: Pool, ahead: int = 1000) -> Iterator[tuple[Any, Verdict]]:
-    """Ids and verdicts, in the order of the lines, of which at most so many are read ahead."""
-    waiting: deque[tuple[Any, Future[Verdict]]] = deque()
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            waiting.append(start(line, number, pool))
-        while waiting and (len(waiting) > ahead or waiting[0][1].done()):
-            name, future = waiting.popleft()
-            yield name, future.result()
-    for name, future in waiting:
+    """Ids and verdicts, in the order of the lines, of which at most so many are read ahead.
+
+    Lines are read on a thread of their own: whoever sends one may wait for its verdict before the next.
+    """
+    waiting: Queue[tuple[Any, Future[Verdict]] | None] = Queue(ahead)
+
+    def read() -> None:
+        try:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    waiting.put(start(line, number, pool))
+        finally:
+            waiting.put(None)
+
+    Thread(target=read, daemon=True).start()
+    while started := waiting.get():
+        name, future = started
         yield name, future.result()
 
 
@@ -87,8 +104,9 @@ def start(line: str, number: int, pool: Pool) -> tuple[Any, Future[Verdict]]:
         row = json.loads(line)
         name = row.get("id")
         tests = tuple(Call(tuple(test["args"]), test["expected"]) for test in row["tests"])
-        if not (isinstance(row["source"], str) and isinstance(row["entry_point"], str) and tests):
-            raise TypeError("source and entry_point are texts, and there is a test at least")
+        lists = all(isinstance(test["args"], list) for test in row["tests"])
+        if not (isinstance(row["source"], str) and isinstance(row["entry_point"], str) and tests and lists):
+            raise TypeError("source and entry_point are texts, args lists, and there is a test at least")
         return name, pool.submit(Program(row["source"], row["entry_point"], tests))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         refused: Future[Verdict] = Future()

@@ -24,7 +24,7 @@ NUMBERS = {
     "x86_64": {
         "read": 0, "write": 1, "close": 3, "fstat": 5, "poll": 7, "lseek": 8, "mmap": 9, "mprotect": 10, "munmap": 11,
         "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14, "rt_sigreturn": 15, "select": 23, "sched_yield": 24,
-        "mremap": 25, "madvise": 28, "nanosleep": 35, "getpid": 39, "exit": 60, "kill": 62, "uname": 63,
+        "getcwd": 79, "mremap": 25, "madvise": 28, "nanosleep": 35, "getpid": 39, "exit": 60, "kill": 62, "uname": 63,
         "gettimeofday": 96, "getrusage": 98, "times": 100, "getuid": 102, "getgid": 104, "geteuid": 107,
         "getegid": 108, "getppid": 110, "sigaltstack": 131, "gettid": 186, "time": 201, "futex": 202,
         "restart_syscall": 219, "clock_gettime": 228, "clock_getres": 229, "clock_nanosleep": 230, "exit_group": 231,
@@ -35,6 +35,7 @@ NUMBERS = {
         "read": 63, "write": 64, "close": 57, "fstat": 80, "lseek": 62, "mmap": 222, "mprotect": 226, "munmap": 215,
         "brk": 214, "rt_sigaction": 134, "rt_sigprocmask": 135, "rt_sigreturn": 139, "sched_yield": 124,
         "mremap": 216, "madvise": 233, "nanosleep": 101, "getpid": 172, "exit": 93, "kill": 129, "uname": 160,
+        "getcwd": 17,
         "gettimeofday": 169, "getrusage": 165, "times": 153, "getuid": 174, "getgid": 176, "geteuid": 175,
         "getegid": 177, "getppid": 173, "sigaltstack": 132, "gettid": 178, "futex": 98, "restart_syscall": 128,
         "clock_gettime": 113, "clock_getres": 114, "clock_nanosleep": 115, "exit_group": 94, "tgkill": 131,
@@ -75,7 +76,9 @@ def allowlist(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
     # A look at one's own limits: pid 0, and no new limit, whose pointer has two halves.
     limits = [argument(0), (EQUAL, 1, 0, 0), deny, argument(2), (EQUAL, 1, 0, 0), deny]
     limits += [argument(2, 1), (EQUAL, 1, 0, 0), deny, allow]
+    clocks = [argument(0), (AT_LEAST, 0, 1, 16), deny, allow]  # numbers from there on are other processes' clocks
     conditions = {
+        "clock_gettime": clocks, "clock_getres": clocks, "clock_nanosleep": clocks,
         "mmap": executable, "mprotect": executable, "prlimit64": limits, "kill": ourselves, "tgkill": ourselves
     }  # fmt: skip
     for name, body in conditions.items():
@@ -166,6 +169,8 @@ class Chains:
             (resource.RLIMIT_MEMLOCK, 0),
             (resource.RLIMIT_MSGQUEUE, 0),
         ):
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (value, value))
         os.closerange(4, 256)
 

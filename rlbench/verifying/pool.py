@@ -1,11 +1,14 @@
 """A pool of sandboxed workers: batches of programs in, verdicts out, in order."""
 
 import contextlib
+import json
+import math
 import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from ..types import Status
@@ -23,7 +26,7 @@ class Pool:
     """
 
     def __init__(self, limits: Limits, *, workers: int | None = None, queue: int = 10_000, confined: bool = True):
-        self.count = workers or len(os.sched_getaffinity(0))
+        self.count = workers or cores()
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="verifier")
         self._room = threading.BoundedSemaphore(queue)
         self._mine = threading.local()
@@ -46,8 +49,11 @@ class Pool:
         futures: dict[str, Future[Verdict]] = {}
         verdicts = []
         for program in programs:
-            key = repr(program)  # tells 1 from True and from 1.0, which are equal
-            verdicts.append((key not in futures, futures.get(key) or futures.setdefault(key, self.submit(program))))
+            key = identity(program)
+            first = key not in futures
+            if first:
+                futures[key] = self.submit(program)
+            verdicts.append((first, futures[key]))
         return [
             future.result() if first else future.result()._replace(repeated=True, cpu_seconds=0.0, wall_seconds=0.0)
             for first, future in verdicts
@@ -79,6 +85,23 @@ class Pool:
             except Unencodable as wrong:
                 return Verdict(Status.INFRASTRUCTURE, detail=f"its tests cannot be told: {wrong}")
         return Verdict(Status.INFRASTRUCTURE, detail=f"the worker died twice: {error}", queue_seconds=waited)
+
+
+def identity(program: Program) -> str:
+    """The same for the same source and tests; trees tell 1 from True and from 1.0, which are equal."""
+    try:
+        return json.dumps([program.request(), program.expected()])
+    except Unencodable:
+        return f"nobody's {id(program)}"
+
+
+def cores() -> int:
+    """That this process may use: by its affinity, and by the quota of its control group."""
+    allowed = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        allowed = min(allowed, math.ceil(int(quota) / int(period)))
+    return max(allowed, 1)
 
 
 @contextlib.contextmanager

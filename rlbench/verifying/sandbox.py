@@ -1,6 +1,7 @@
 """One sandboxed worker: programs go in, verdicts come out. The host judges; the program never sees what is expected."""
 
 import json
+import os
 import select
 import struct
 import subprocess
@@ -8,10 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from ..types import Count, Positive, Status
-from .codec import Tree, encode, same
+from .codec import canonical, encode, same
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 GRACE = 5.0  # seconds beyond a program's own that a worker may take to answer
@@ -40,13 +41,22 @@ class Program(NamedTuple):
     entry_point: str
     tests: tuple[Call, ...]
 
-    def encoded(self) -> tuple[list[list[Tree]], list[Tree]]:
-        """Arguments and expected values as trees.
+    def request(self) -> dict[str, Any]:
+        """What the sandbox is told.
 
         Raises:
-          Unencodable: one of them is no plain value.
+          Unencodable: an argument is no plain value.
         """
-        return [[encode(a) for a in test.args] for test in self.tests], [encode(test.expected) for test in self.tests]
+        inputs = [[encode(argument, plain=True) for argument in test.args] for test in self.tests]
+        return {"source": self.source, "entry_point": self.entry_point, "inputs": inputs}
+
+    def expected(self) -> list[str]:
+        """What it is not told: the canonical text of every expected value.
+
+        Raises:
+          Unencodable: a value is no plain one, or equal to nothing, so that nobody could pass.
+        """
+        return [canonical(encode(test.expected, plain=True)) for test in self.tests]
 
 
 class Verdict(NamedTuple):
@@ -83,14 +93,15 @@ class Worker:
           WorkerDied: nobody knows what became of it.
           Unencodable: a test holds a value that is no plain one.
         """
-        inputs, expected = program.encoded()
-        request = {"source": program.source, "entry_point": program.entry_point, "inputs": inputs}
+        request, expected = program.request(), program.expected()
+        # A right answer has to fit, with what JSON and another order of digits may add to it.
+        limits = self.limits._replace(output_bytes=max(self.limits.output_bytes, 4 * sum(map(len, expected))))
         try:
-            outcome, said = self._ask(request | self.limits._asdict() | {"confined": self.confined})
+            outcome, said = self._ask(request | limits._asdict() | {"confined": self.confined})
         except (OSError, EOFError, ValueError) as error:
             self.close()
             raise WorkerDied(str(error)) from error
-        status, detail = judge(outcome, said, expected, self.limits)
+        status, detail = judge(outcome, said, expected, limits)
         return Verdict(status, outcome["cpu_seconds"], outcome["wall_seconds"], detail)
 
     def close(self) -> None:
@@ -107,19 +118,33 @@ class Worker:
         if not self._process:
             self._start()
         assert self._process and self._process.stdin
-        data = json.dumps(request).encode()
-        self._process.stdin.write(struct.pack(">Q", len(data)) + data)
-        self._process.stdin.flush()
         end = time.monotonic() + self.limits.wall_seconds + GRACE
+        data = json.dumps(request).encode()
+        self._write(struct.pack(">Q", len(data)) + data, end)
         return json.loads(self._frame(end)), self._frame(end)
 
     def _start(self) -> None:
         # Not a copy of this process, which has threads: a fresh interpreter that knows only its own folder.
         command = [sys.executable, "-I", str(ZYGOTE)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={}, cwd="/"
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={},
+            cwd="/",
+            start_new_session=True,  # Ctrl-C is the host's business
         )
+        assert self._process.stdin
+        os.set_blocking(self._process.stdin.fileno(), False)
         self.greeting = json.loads(self._frame(time.monotonic() + 30 + GRACE))
+
+    def _write(self, data: bytes, end: float) -> None:
+        assert self._process and self._process.stdin
+        rest = memoryview(data)
+        while rest:
+            wait_for(self._process.stdin, select.POLLOUT, end)
+            rest = rest[self._process.stdin.write(rest) or 0 :]
 
     def _frame(self, end: float) -> bytes:
         return self._read(struct.unpack(">Q", self._read(8, end))[0], end)
@@ -128,8 +153,7 @@ class Worker:
         assert self._process and self._process.stdout
         parts, pipe = [], self._process.stdout
         while count:
-            if not select.select([pipe], [], [], max(end - time.monotonic(), 0.0))[0]:
-                raise TimeoutError("the worker does not answer")
+            wait_for(pipe, select.POLLIN, end)
             part = pipe.read(count)
             if not part:
                 raise EOFError("the worker ended")
@@ -138,40 +162,66 @@ class Worker:
         return b"".join(parts)
 
 
-def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[Tree], limits: Limits) -> tuple[Status, str]:
+def wait_for(pipe: IO[bytes], event: int, end: float) -> None:
+    """Until something can be done with a pipe.
+
+    Raises:
+      TimeoutError: it can't by then.
+    """
+    ears = select.poll()
+    ears.register(pipe, event)
+    if not ears.poll(1000 * max(end - time.monotonic(), 0.0)):
+        raise TimeoutError("the worker does not answer")
+
+
+def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits: Limits) -> tuple[Status, str]:
     """A status and its reason, from what became of a child and what it wrote. Nothing that it wrote is believed.
 
     Its first line comes from before the program ran: `ready`, or what failed.
+
+    Args:
+      expected: canonical texts.
     """
-    try:
-        lines = [json.loads(line) for line in said.splitlines()]
-        if not all(type(line) is dict for line in lines):
-            raise ValueError("not an object")
-    except (ValueError, RecursionError):
-        if outcome["stopped"] is None:
-            return Status.ERROR, "its answers cannot be read"
-        lines = []
     if outcome["stopped"] in ("cpu", "wall"):
         return Status.TIMEOUT, f"{outcome['stopped']} time"
     if outcome["stopped"] == "output":
         return Status.ERROR, f"more than {limits.output_bytes:,} bytes of answers"
-    if lines[:1] != [{"ready": True}]:
-        reason = lines[0].get("broken") if lines else f"signal {outcome['signal']}"
-        return Status.INFRASTRUCTURE, f"the sandbox could not be set up: {reason}"
+    first, _, rest = said.partition(b"\n")
+    if first != READY:
+        reason = read(first).get("broken", f"signal {outcome['signal']}")
+        return Status.INFRASTRUCTURE, f"the sandbox could not be set up: {readable(reason)}"
     if outcome["signal"]:
         late = outcome["cpu_seconds"] > limits.cpu_seconds
         return (Status.TIMEOUT, "cpu time") if late else (Status.ERROR, f"signal {outcome['signal']}")
-    for line in lines[1:]:
+    lines = [read(line) for line in rest.split(b"\n", len(expected) + 2)]  # more are none of its business
+    for line in lines:
         if "memory" in line:
             return Status.MEMORY, f"more than {limits.memory_bytes:,} bytes"
         if "error" in line:
-            return Status.ERROR, str(line["error"])[:500]
-    answers = [(line.get("test"), line.get("value")) for line in lines[1:-1]]
-    numbers = [number for number, _ in answers]
+            return Status.ERROR, readable(line["error"])
+    *answers, end, nothing = lines if len(lines) > 1 else ({}, {})
+    numbers = [line.get("test") for line in answers]
     once = all(type(number) is int for number in numbers) and numbers == list(range(len(expected)))
-    if not once or len(lines) < 2 or lines[-1] != {"end": len(expected)}:
+    if not once or end != {"end": len(expected)} or nothing:
         return Status.ERROR, "not every test was answered once"
-    for (number, answer), wanted in zip(answers, expected, strict=True):
-        if not same(answer, wanted):
+    for number, (line, wanted) in enumerate(zip(answers, expected, strict=True)):
+        if not same(line.get("value"), wanted):
             return Status.WRONG, f"test {number}"
     return Status.PASSED, ""
+
+
+READY = b'{"ready": true}'
+
+
+def read(line: bytes) -> dict[str, Any]:
+    """A line as an object; an empty one where it is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if type(value) is dict else {}
+
+
+def readable(detail: Any) -> str:
+    """What a child said as text that can be written anywhere."""
+    return str(detail)[:500].encode("utf-8", "backslashreplace").decode()

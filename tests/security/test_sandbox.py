@@ -1,5 +1,6 @@
 """The sandbox: no attack passes, no honest right program fails, and nothing is left behind."""
 
+import ctypes
 import functools
 import json
 import os
@@ -24,8 +25,18 @@ from rlbench.verifying.sandbox import Call, Limits, Program, Worker
 from tests.security.attacks import ATTACKS, syscall
 from tests.security.programs import HONEST
 
-LINUX = sys.platform == "linux" and platform.machine() in NUMBERS
-needs_sandbox = pytest.mark.skipif(not LINUX, reason="the sandbox wants Linux on x86_64 or aarch64")
+
+def kernel_filters() -> bool:
+    """Whether this is Linux on a known machine, and its kernel filters system calls (seccomp(2), GET_ACTION_AVAIL)."""
+    if sys.platform != "linux" or platform.machine() not in NUMBERS:
+        return False
+    action, number = ctypes.c_uint32(KILL), {"x86_64": 317, "aarch64": 277}[platform.machine()]
+    return ctypes.CDLL(None).syscall(number, 2, 0, ctypes.byref(action)) == 0
+
+
+needs_sandbox = pytest.mark.skipif(
+    not kernel_filters(), reason="the sandbox wants Linux on x86_64 or aarch64, with seccomp filters"
+)
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0)
 SUM = (Call((2, 3), 5), Call((10, 20), 30))
 RIGHT = Program("def f(a, b):\n    return a + b", "f", SUM)

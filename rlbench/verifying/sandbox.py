@@ -97,7 +97,7 @@ class Worker:
         # A right answer has to fit, with what JSON and another order of digits may add to it.
         limits = self.limits._replace(output_bytes=max(self.limits.output_bytes, 4 * sum(map(len, expected))))
         try:
-            outcome, said = self._ask(request | limits._asdict() | {"confined": self.confined})
+            outcome, said = self._ask(limits._asdict() | {"confined": self.confined}, request)
         except (OSError, EOFError, ValueError) as error:
             self.close()
             raise WorkerDied(str(error)) from error
@@ -114,14 +114,17 @@ class Worker:
                     pipe.close()
             self._process = None
 
-    def _ask(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    def _ask(self, *request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         if not self._process:
             self._start()
         assert self._process and self._process.stdin
         end = time.monotonic() + self.limits.wall_seconds + GRACE
-        data = json.dumps(request).encode()
-        self._write(struct.pack(">Q", len(data)) + data, end)
-        return json.loads(self._frame(end)), self._frame(end)
+        frames = [json.dumps(part).encode() for part in request]
+        self._write(b"".join(struct.pack(">Q", len(frame)) + frame for frame in frames), end)
+        said = []
+        while part := self._frame(end):
+            said.append(part)
+        return json.loads(self._frame(end)), b"".join(said)
 
     def _start(self) -> None:
         # Not a copy of this process, which has threads: a fresh interpreter that knows only its own folder.

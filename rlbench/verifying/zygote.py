@@ -1,12 +1,12 @@
 """The process that sandboxed programs are forked from. Started by its path, with `python -I`, never imported.
 
 Standard library only, one thread, and nothing of rlbench's but the two files beside this one. For each
-program on its standard input it forks a supervisor, which reads it, forks the child that runs it, keeps
-its deadlines, and writes what became of it to standard output. The zygote itself holds nothing of any
-program, or the next one could find it. Nobody here looks into what a child says: that is the host's business.
+program on its standard input it forks a child that reads and runs it, and keeps the child's deadlines. The
+zygote itself holds nothing of any program, or the next one could find it: neither the source nor the
+answers, which the kernel passes on to standard output. What they say is the host's business.
 
-Frames: eight bytes of length, then so many bytes. A request is JSON; a response is a frame of JSON and
-a frame of what the child wrote.
+Frames: eight bytes of length, then so many bytes. A request is a frame of limits and one of the program,
+both JSON; a response is frames of what the child wrote, an empty one, and one of what became of it.
 """
 
 import codecs
@@ -24,6 +24,7 @@ import select
 import signal
 import struct
 import sys
+import termios
 import time
 import types
 from pathlib import Path
@@ -79,28 +80,34 @@ def write_frames(descriptor: int, *frames: bytes) -> None:
 # ---- in the child: nobody has read the program
 
 
-def child(request: dict, result: int, chains: Any, parent: int) -> NoReturn:
-    """Runs a program on its inputs, in chains unless told otherwise."""
+def child(limits: dict, requests: int, result: int, chains: Any, zygote: int) -> NoReturn:
+    """Reads a program and runs it on its inputs, in chains unless told otherwise."""
     try:
-        prepare(request, result, chains, parent)
-        perform(request)
+        perform(json.loads(prepare(limits, requests, result, chains, zygote)))
     finally:
         os._exit(0)  # whatever the program did to whatever is called on the way out
 
 
-def prepare(request: dict, result: int, chains: Any, parent: int) -> None:
-    """Gives up everything but computation and the pipe, which becomes descriptor 3; says so, or what failed."""
+def prepare(limits: dict, requests: int, result: int, chains: Any, zygote: int) -> bytes:
+    """Gives up everything but computation and the pipe, which becomes descriptor 3; says so, or what failed.
+
+    Returns the request, which is read here, so that the zygote never holds it.
+    """
     try:
+        request = read_frame(requests) or b""
         os.dup2(result, 3)
         os.dup2(0, 1)  # the zygote's own is nothing already
         os.dup2(0, 2)
-        die_with(parent)
-        measures = chains.put_on if request["confined"] else chains.limit
-        measures(request["cpu_seconds"], request["memory_bytes"])
+        confine.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with the zygote
+        if os.getppid() != zygote:
+            os._exit(1)
+        measures = chains.put_on if limits["confined"] else chains.limit
+        measures(limits["cpu_seconds"], limits["memory_bytes"])
     except BaseException as error:
         say(broken=f"{type(error).__name__}: {error}")
         raise
     say(ready=True)  # before the program can say anything
+    return request
 
 
 def perform(request: dict) -> None:
@@ -127,60 +134,53 @@ def say(**line) -> None:
     write_all(3, json.dumps(line).encode() + b"\n")
 
 
-# ---- in the supervisor: one a program, so that nothing of a program stays in the zygote for the next one to find
+# ---- in the zygote
 
 
-def supervise(requests: int, responses: int, chains: Any, zygote: int) -> NoReturn:
-    """Reads a request, runs its program, and writes the response. The exit code is 0 where all went well."""
-    try:
-        die_with(zygote)
-        frame = read_frame(requests)
-        if frame is not None:
-            outcome, said = run(json.loads(frame), chains, requests)
-            write_frames(responses, json.dumps(outcome).encode(), said)
-            os._exit(0)
-    finally:
-        os._exit(1)
+def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
+    """Forks a child that reads the next program and runs it; keeps its deadlines, and reports.
 
-
-def run(request: dict, chains: Any, requests: int) -> tuple[dict, bytes]:
-    """Runs one program under its deadlines. Returns what became of the child, and what it wrote."""
-    began = time.monotonic()
+    What the child writes is passed on by the kernel, in frames, the last of which is empty: this process
+    holds nothing of any program, or the next child could find it.
+    """
+    began, zygote = time.monotonic(), os.getpid()
     reading, writing = os.pipe()
-    supervisor = os.getpid()
     pid = os.fork()
     if pid == 0:
-        child(request, writing, chains, supervisor)
+        child(limits, requests, writing, chains, zygote)
     os.close(writing)
-    said, size, stopped = [], 0, None
+    size, stopped, ended = 0, None, False
     ears = select.poll()
     ears.register(reading, select.POLLIN)
-    ears.register(requests, 0)  # hangs up when the host is gone
-    while stopped is None:
-        for descriptor, _ in ears.poll(10):
-            if descriptor == requests:
-                stopped = "host"
-                continue
-            part = os.read(reading, 1 << 16)
-            size += len(part)
-            said.append(part)
-            if not part:
-                stopped = ""
-            elif size > request["output_bytes"]:
-                stopped = "output"
-        if stopped is None and cpu_seconds_of(pid) > request["cpu_seconds"]:
+    while not (stopped or ended):
+        if ears.poll(10):
+            there = waiting(reading)
+            ended, size = not there, size + there
+            if there:
+                write_all(responses, struct.pack(">Q", there))
+                while there:
+                    there -= os.splice(reading, responses, there)
+        if size > limits["output_bytes"]:
+            stopped = "output"
+        elif not ended and cpu_seconds_of(pid) > limits["cpu_seconds"]:
             stopped = "cpu"
-        elif stopped is None and time.monotonic() - began > request["wall_seconds"]:
+        elif not ended and time.monotonic() - began > limits["wall_seconds"]:
             stopped = "wall"
     os.close(reading)
-    status, usage = reap(pid, patient=not stopped)
+    status, usage = reap(pid, patient=ended)
     outcome = {
-        "stopped": stopped or None,
+        "stopped": stopped,
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "wall_seconds": time.monotonic() - began,
     }
-    return outcome, b"".join(said)
+    write_frames(responses, b"", json.dumps(outcome).encode())
+
+
+def waiting(pipe: int) -> int:
+    """Bytes that can be read from a pipe."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
+    return count
 
 
 def cpu_seconds_of(pid: int) -> float:
@@ -199,16 +199,6 @@ def reap(pid: int, patient: bool):
     os.kill(pid, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
     return status, usage
-
-
-def die_with(parent: int) -> None:
-    """This process is killed when its parent ends; at once, if it has already."""
-    confine.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-# ---- in the zygote
 
 
 def main() -> None:
@@ -233,15 +223,9 @@ def main() -> None:
     write_frames(responses, json.dumps(greeting).encode())
     gc.collect()
     gc.freeze()
-    zygote, ears = os.getpid(), select.poll()
-    ears.register(requests, select.POLLIN)
-    while ears.poll()[0][1] & select.POLLIN:
-        pid = os.fork()
-        if pid == 0:
-            supervise(requests, responses, chains, zygote)
-        _, status = os.waitpid(pid, 0)
-        if status:
-            sys.exit(1)
+    with contextlib.suppress(BrokenPipeError):  # the host is gone
+        while (limits := read_frame(requests)) is not None:
+            run(json.loads(limits), requests, responses, chains)
 
 
 if __name__ == "__main__":

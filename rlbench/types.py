@@ -115,7 +115,6 @@ class Status(StrEnum):
     ERROR = "error"  # a program that raised, crashed or did not answer
     TIMEOUT = "timeout"  # wrong for want of time
     MEMORY = "out of memory"
-    UNSUPPORTED = "unsupported"  # by the sandbox's dialect of a language
     INFRASTRUCTURE = "infrastructure"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
 from .account import NOTHING, Pass, Spent, Verification
+from .closing import agree, check, fits
 from .flops import Flops
 from .peaks import Peak
 from .timeline import IDLE, DeviceState, Timeline
@@ -52,17 +53,6 @@ class Gain(NamedTuple):
 
     points: float  # of accuracy, in percent
     solved: int  # problems that are solved at the end and were not before the first step
-
-
-class DoesNotClose(ArithmeticError):
-    """Two ways of adding up the same thing differ."""
-
-    def __init__(self, entry: str, left: float, right: float):
-        super().__init__(entry, left, right)
-
-    def __str__(self) -> str:
-        entry, left, right = self.args
-        return f"the ledger does not close: {entry}: {left:.12g} is not {right:.12g}"
 
 
 @dataclass
@@ -344,49 +334,11 @@ class Ledger:
         }
 
 
-def fits(passes: Sequence[Pass]) -> None:
-    """Holds the tokens of every pass to the slots that they took.
-
-    Raises:
-      DoesNotClose: there are more of them.
-    """
-    for one in passes:
-        if one.fed.sum() > one.slots:
-            raise DoesNotClose(f"{one.phase}: tokens, slots that hold them", one.fed.sum(), one.slots)
-
-
 def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
     """What goes through a network when a batch, padded to rows of T = length, is scored and trained on."""
     slots, fed = len(tally.tokens) * (length - 1), tally.tokens - 1  # outputs at t - 1 judge token t
     read = np.where(tally.broke, 0, tally.reply)
     return [Pass(Phase.SCORE, slots, fed, 0, read), Pass(Phase.FORWARD, slots, fed, 0, read, 1, epochs)]
-
-
-def check(counts: Mapping[str, Any], seconds: Mapping[str, Mapping[str, float]], wall: float) -> None:
-    """Holds every total to the sum of its parts.
-
-    Raises:
-      DoesNotClose: naming the entry.
-    """
-    executed, useful, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
-    total = executed["total"]
-    fated = sum(executed["by_fate"].values()) + executed["padding"] + executed["overhead"] + executed["in_flight"]
-    agree("executed FLOPs: by phase, total", sum(executed["by_phase"].values()), total)
-    agree("executed FLOPs: by component, total", sum(executed["by_component"].values()), total)
-    agree("executed FLOPs: by fate with padding, overhead and in flight, total", fated, total)
-    agree("useful FLOPs: by phase, total", sum(useful["by_phase"].values()), useful["total"])
-    agree("useful FLOPs: by component, total", sum(useful["by_component"].values()), useful["total"])
-    fated = sum(rollouts["by_fate"].values()) + rollouts["in_flight"]
-    agree("rollouts: by fate and in flight, generated", fated, rollouts["generated"])
-    fated = sum(tokens["by_fate"].values()) + tokens["in_flight"]
-    agree("tokens: by fate and in flight, by kind", fated, sum(tokens["by_kind"].values()))
-    for who, states in seconds.items():
-        agree(f"seconds: {who} by state, wall", sum(states.values()), wall, relative=0.02, absolute=0.01)
-
-
-def agree(entry: str, left: float, right: float, relative: float = 1e-9, absolute: float = 0.0) -> None:
-    if not math.isclose(left, right, rel_tol=relative, abs_tol=absolute):
-        raise DoesNotClose(entry, float(left), float(right))
 
 
 def margins(flops: Flops) -> dict[str, dict[str, float]]:

@@ -149,7 +149,8 @@ def test_four_devices_execute_what_one_does(plan_of, tmp_path):
 
 
 def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypatch):
-    from rlbench.accounting.ledger import DoesNotClose, Totals
+    from rlbench.accounting.closing import DoesNotClose
+    from rlbench.accounting.ledger import Totals
 
     def forgetful(self, tally, fates, flops, passes):
         settle(self, tally, fates, flops, passes)

@@ -1,8 +1,6 @@
 """The sandbox: no attack passes, no honest right program fails, and nothing is left behind."""
 
-import ctypes
 import functools
-import json
 import os
 import platform
 import shutil
@@ -18,25 +16,13 @@ import pytest
 
 from rlbench.types import ConfigError, Status
 from rlbench.verifying import probe, sandbox
-from rlbench.verifying.codec import Unencodable, canonical, decode, encode, same
-from rlbench.verifying.confine import DENY, KILL, NUMBERS, allowlist, landlock_version
+from rlbench.verifying.confine import landlock_version
 from rlbench.verifying.pool import Pool
 from rlbench.verifying.sandbox import Call, Limits, Program, Worker
-from tests.security.attacks import ATTACKS, syscall
+from tests.security.attacks import ATTACKS
+from tests.security.machine import needs_sandbox
 from tests.security.programs import HONEST
 
-
-def kernel_filters() -> bool:
-    """Whether this is Linux on a known machine, and its kernel filters system calls (seccomp(2), GET_ACTION_AVAIL)."""
-    if sys.platform != "linux" or platform.machine() not in NUMBERS:
-        return False
-    action, number = ctypes.c_uint32(KILL), {"x86_64": 317, "aarch64": 277}[platform.machine()]
-    return ctypes.CDLL(None).syscall(number, 2, 0, ctypes.byref(action)) == 0
-
-
-needs_sandbox = pytest.mark.skipif(
-    not kernel_filters(), reason="the sandbox wants Linux on x86_64 or aarch64, with seccomp filters"
-)
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=3.0)
 SUM = (Call((2, 3), 5), Call((10, 20), 30))
 RIGHT = Program("def f(a, b):\n    return a + b", "f", SUM)
@@ -277,6 +263,12 @@ def test_many_descriptors_of_the_host_are_no_matter():
             os.close(file)
 
 
+def assert_it_passes(code: str) -> None:
+    """In a process of its own, which prints a status."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "passed", done.stderr
+
+
 @needs_sandbox
 def test_interrupts_of_the_host_reach_no_program():
     """Ctrl-C goes to the whole group of a terminal's processes."""
@@ -288,8 +280,7 @@ def test_interrupts_of_the_host_reach_no_program():
         "slow = Program('import time\\ndef f():\\n    time.sleep(2)\\n    return 1', 'f', (Call((), 1),))\n"
         "worker = Worker(Limits()); print(worker.verify(slow).status); worker.close()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "passed", done.stderr
+    assert_it_passes(code)
 
 
 @needs_sandbox
@@ -303,8 +294,7 @@ def test_what_the_host_was_started_with_is_no_matter():
         "worker = Worker(Limits(cpu_seconds=100.0))\n"
         "print(worker.verify(Program('def f(): return 1', 'f', (Call((), 1),))).status); worker.close()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "passed", done.stderr
+    assert_it_passes(code)
 
 
 @needs_sandbox
@@ -325,172 +315,6 @@ def test_a_worker_that_dies_twice_is_infrastructure(pool, monkeypatch):
     monkeypatch.setattr(Worker, "verify", dies)
     (verdict,) = pool.verify([RIGHT])
     assert verdict.status == Status.INFRASTRUCTURE and "twice" in verdict.detail
-
-
-def interpret(program, machine_word: int, number: int, arguments=(0,) * 6) -> int:
-    """What a filter of classic BPF answers to a system call."""
-    data = [number, machine_word, 0, 0]
-    for argument in arguments:
-        data += [argument & 0xFFFFFFFF, argument >> 32 & 0xFFFFFFFF]
-    at, word = 0, 0
-    while True:
-        code, yes, no, constant = program[at]
-        at += 1
-        if code == 0x20:
-            word = data[constant // 4]
-        elif code == 0x06:
-            return constant
-        else:
-            taken = {0x15: word == constant, 0x35: word >= constant, 0x45: bool(word & constant)}[code]
-            at += yes if taken else no
-
-
-@pytest.mark.parametrize("machine", NUMBERS)
-class TestFilter:
-    """The allowlist of each machine, interpreted."""
-
-    WORDS = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # noqa: RUF012
-    FORBIDDEN = {  # noqa: RUF012
-        "x86_64": {"open": 2, "openat": 257, "openat2": 437, "socket": 41, "clone": 56, "clone3": 435, "fork": 57}
-        | {"vfork": 58, "execve": 59, "ptrace": 101, "memfd_create": 319, "io_uring_setup": 425, "fcntl": 72}
-        | {"setrlimit": 160, "seccomp": 317, "prctl": 157, "tkill": 200, "pidfd_open": 434, "pkey_mprotect": 329},
-        "aarch64": {"openat": 56, "openat2": 437, "socket": 198, "clone": 220, "clone3": 435, "execve": 221}
-        | {"ptrace": 117, "memfd_create": 279, "io_uring_setup": 425, "fcntl": 25, "setrlimit": 164, "seccomp": 277}
-        | {"prctl": 167, "tkill": 130, "pidfd_open": 434, "pkey_mprotect": 288, "execveat": 281},
-    }
-
-    def ask(self, machine, number, *arguments):
-        padded = (*arguments, *[0] * (6 - len(arguments)))
-        return interpret(allowlist(machine, 4321), self.WORDS[machine], number, padded)
-
-    def test_what_opens_starts_or_connects_is_denied(self, machine):
-        assert {name: n for name, n in self.FORBIDDEN[machine].items() if self.ask(machine, n) != DENY} == {}
-
-    def test_what_python_needs_is_allowed(self, machine):
-        for name in ("read", "write", "futex", "brk", "munmap", "exit_group", "rt_sigreturn", "getrandom"):
-            assert self.ask(machine, NUMBERS[machine][name]) == 0x7FFF0000, name
-
-    def test_memory_may_not_be_executable(self, machine):
-        for name in ("mmap", "mprotect"):
-            number = NUMBERS[machine][name]
-            assert self.ask(machine, number, 0, 4096, 3) == 0x7FFF0000
-            assert {self.ask(machine, number, 0, 4096, p) for p in (4, 5, 7, 7 | 1 << 33)} == {DENY}
-
-    def test_signals_are_for_itself(self, machine):
-        for name in ("kill", "tgkill"):
-            number = NUMBERS[machine][name]
-            assert self.ask(machine, number, 4321, 9) == 0x7FFF0000
-            assert {self.ask(machine, number, pid, 9) for pid in (0, 1, 4320, 2**32 - 1)} == {DENY}
-
-    def test_clocks_are_its_own(self, machine):
-        number = NUMBERS[machine]["clock_gettime"]
-        assert {self.ask(machine, number, clock) for clock in (0, 1, 2, 3, 7, 11)} == {0x7FFF0000}
-        assert {self.ask(machine, number, (~pid << 3 | 2) & 0xFFFFFFFF) for pid in (1, 4320)} == {DENY}
-
-    def test_limits_may_be_looked_at(self, machine):
-        number = NUMBERS[machine]["prlimit64"]
-        assert self.ask(machine, number, 0, 7, 0, 1234) == 0x7FFF0000
-        assert {self.ask(machine, number, *a) for a in ((1, 7, 0), (0, 7, 1), (0, 7, 1 << 32))} == {DENY}
-
-    def test_another_interface_is_death(self, machine):
-        other = self.WORDS["aarch64" if machine == "x86_64" else "x86_64"]
-        assert interpret(allowlist(machine, 1), other, 0) == KILL
-        if machine == "x86_64":
-            assert self.ask(machine, 0x40000000 + 1) == KILL
-
-
-VALUES = [
-    None, True, False, 0, 1, -1, 2**200, 0.0, 1.5, float("inf"), 1j, "", "ß🎉\ud800\x00", b"\x00", [], (),
-    [1, [2, (3,)]], {1: "a", "b": [2]}, set(), {1, 2}, frozenset({1}), {(1, 2): {3: frozenset({4})}},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_values_come_back_exactly(value):
-    tree = json.loads(json.dumps(encode(value)))
-    back = decode(tree)
-    assert back == value and type(back) is type(value)
-    assert same(tree, canonical(encode(value)))
-    others = [other for other in VALUES if other is not value]
-    assert not [other for other in others if same(tree, canonical(encode(other)))], "equal to itself alone"
-
-
-def test_what_is_equal_to_nothing():
-    for value in (float("nan"), complex(0, float("nan")), [float("nan")], object(), type("I", (int,), {})(3)):
-        with pytest.raises(Unencodable):
-            canonical(encode(value))
-        assert not same(encode(value), json.dumps(encode(value)))
-
-
-def test_order_matters_only_where_there_is_one():
-    assert same(encode({1: 2, 3: 4}), canonical(encode({3: 4, 1: 2})))
-    tag, items = encode(set(range(100)))
-    assert canonical([tag, items]) == canonical([tag, items[::-1]])
-    assert not same(encode([1, 2]), canonical(encode([2, 1])))
-    assert same(encode(-0.0), canonical(encode(0.0)))
-
-
-def test_what_is_too_deep_or_too_large_is_refused():
-    deep: list = []
-    for _ in range(100):
-        deep = [deep]
-    loop: list = []
-    loop.append(loop)
-    for value in (deep, loop, "x" * 2_000_000, 1 << 100_000, list(range(1_000_001))):
-        with pytest.raises(Unencodable):
-            encode(value)
-
-
-class TestCommand:
-    """`rlbench-verify`."""
-
-    def verify(self, text: str, *options: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "rlbench.verifying.command", *options]
-        return subprocess.run(command, input=text, capture_output=True, text=True)
-
-    def line(self, name, source, expected=5):
-        tests = [{"args": [2, 3], "expected": expected}]
-        return json.dumps({"id": name, "source": source, "entry_point": "f", "tests": tests})
-
-    @needs_sandbox
-    def test_verdicts_come_in_order(self):
-        slow = "import time\ndef f(a, b):\n    time.sleep(0.3)\n    return a + b"
-        lines = [self.line("slow", slow), "", self.line(2, "def f(a, b): return a + b"), self.line(None, "f = 1")]
-        done = self.verify("\n".join(lines))
-        rows = [json.loads(row) for row in done.stdout.splitlines()]
-        assert [(row["id"], row["status"]) for row in rows] == [("slow", "passed"), (2, "passed"), (None, "error")]
-        assert all(set(row) == {"id", "status", "cpu_seconds", "wall_seconds", "detail"} for row in rows)
-        assert rows[0]["wall_seconds"] >= 0.3 > rows[0]["cpu_seconds"]
-        assert done.returncode == 0, done.stderr
-
-    @needs_sandbox
-    def test_a_line_that_is_no_program_is_told_and_the_others_judged(self, tmp_path):
-        path = tmp_path / "programs.jsonl"
-        path.write_text(f"nonsense\n{self.line(1, 'def f(a, b): return 5')}\n" + '{"id": 2, "tests": []}\n')
-        done = self.verify("", str(path), "--workers", "1", "--cpu-seconds", "1", "--memory-mb", "64")
-        rows = [json.loads(row) for row in done.stdout.splitlines()]
-        assert [(row["id"], row["status"]) for row in rows] == [
-            (None, "infrastructure"), (1, "passed"), (2, "infrastructure")
-        ]  # fmt: skip
-        assert "line 1" in rows[0]["detail"] and "source" in rows[2]["detail"]
-        assert done.returncode == 1
-
-    @needs_sandbox
-    def test_a_verdict_comes_before_the_next_line_is_sent(self):
-        command = [sys.executable, "-m", "rlbench.verifying.command"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            for name in range(3):
-                process.stdin.write(self.line(name, "def f(a, b): return a + b") + "\n")
-                process.stdin.flush()
-                assert json.loads(process.stdout.readline())["id"] == name
-            process.stdin.close()
-        assert process.returncode == 0
-
-    def test_wrong_options(self):
-        for option in ("--cpu-seconds=nan", "--cpu-seconds=0", "--wall-seconds=inf", "--memory-mb=99999999999"):
-            assert self.verify("", option).returncode == 2
-        assert self.verify("", "--workers", "0").returncode == 2
-        assert self.verify("", "--backend", "best").returncode == 2
 
 
 @needs_sandbox
@@ -541,9 +365,3 @@ def test_a_program_costs_little():
     with Pool(LIMITS, workers=1) as pool:
         verdicts = pool.verify([Program(f"def f(a, b): return a + b  # {i}", "f", SUM) for i in range(100)])
     assert sum(verdict.cpu_seconds for verdict in verdicts) / 100 < 0.01
-
-
-def test_a_filter_is_not_known_for_every_machine():
-    with pytest.raises(KeyError):
-        allowlist("vax", 1)
-    assert "libc" in syscall("0")

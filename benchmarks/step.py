@@ -36,7 +36,9 @@ OVERRIDES = [*ALGORITHM, "model=micro", "batch.rollouts=512", "tracker=none", "o
 def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     """A step as rlbench takes it: seconds of acting and of learning."""
     devices = Devices(plan.devices)
-    actor = Actor(plan.model, plan.task, plan.tokenizer, plan.space, plan.sampling, devices, jax.random.key(0))
+    actor = Actor(
+        plan.model, plan.task, plan.tokenizer, plan.space, plan.sampling, devices, jax.random.key(0), plan.verifier
+    )
     learner = Learner(plan.algorithm, optax.adam(RATE), plan.spending, devices, seed=0, donate=True)
     state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)))
 

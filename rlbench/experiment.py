@@ -51,6 +51,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
             raise
         finally:
             experiment.finish()
+            plan.verifier.close()
         return experiment.summary
 
 
@@ -66,6 +67,7 @@ class Experiment:
             "status": "running",
             "accuracy_before": None,
             "accuracy_after": None,
+            "sandbox": plan.verifier.backend,
         }
         self.memory = MemoryMeter(plan.devices[0])
         self.devices = Devices(plan.devices, self.memory.observe)
@@ -146,7 +148,9 @@ class Experiment:
 
     def _actor(self, key: jax.Array, sampling: Sampling, account: Account) -> Actor:
         plan = self.plan
-        return Actor(plan.model, plan.task, plan.tokenizer, plan.space, sampling, self.devices, key, account)
+        return Actor(
+            plan.model, plan.task, plan.tokenizer, plan.space, sampling, self.devices, key, plan.verifier, account
+        )
 
     def _warm_start(self) -> tuple[Params, Cost]:
         """The common starting weights, made now or taken from the cache, and what they cost when they were made."""
@@ -162,7 +166,9 @@ class Experiment:
             spending = Spending(1, 1, plan.spending.microbatch_tokens)
             algorithm, optimizer = imitation(plan.model), plan.warm_start_optimizer
             learner = Learner(algorithm, optimizer, spending, devices, seed=settings.seed, donate=True, account=account)
-            actor = Actor(plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key, account)
+            actor = Actor(
+                plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key, plan.verifier, account
+            )
             return warm_start(settings, plan.model, learner, actor, progress)
 
         like = jax.eval_shape(plan.model.init, key)

@@ -19,6 +19,7 @@ from .learning.learner import Spending
 from .plugins import build, plain, read
 from .running.schedule import Runner
 from .types import Algorithm, ConfigError, Count, Model, Natural, Task, Tokenizer, Tracker
+from .verifying.verifier import Verifier, Verifying
 from .warm_start import WarmStart
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     steps: int
     cache: Path
     task: Task
+    verifier: Verifier
     tokenizer: Tokenizer
     model: Model
     algorithm: Algorithm
@@ -99,6 +101,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         steps=scalars.steps,
         cache=writable(cache_folder(scalars.cache)),
         task=task,
+        verifier=Verifier(read(Verifying, config["verifier"], "verifier")),
         tokenizer=tokenizer,
         model=model,
         algorithm=build(config["algo"], "algo", model),
@@ -118,6 +121,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         trackers=[build(node, f"tracker.{name}") for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)
+    plan.verifier.rehearse(task)
     if plan.sampling != Sampling():
         log.warning("sampling is truncated, recorded log-probabilities are not: the data is off-policy")
     return plan

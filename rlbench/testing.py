@@ -1,7 +1,7 @@
 """The contract kit: what every plugin, ours or yours, has to hold, as functions that raise AssertionError.
 
 Each check of an algorithm takes a Case: the algorithm on a small model and a small batch with every
-kind of row. Each check of a task takes the task alone.
+kind of row. Each check of a task takes the task and what judges its replies.
 """
 
 import pickle
@@ -16,6 +16,7 @@ from .learning.estimators import happened
 from .models.likelihood import token_logp
 from .models.tokenizers import END
 from .types import Algorithm, Array, Loss, Model, Params, Rollouts, Status, Task
+from .verifying.verifier import Verifier
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -194,34 +195,26 @@ SAMPLE = range(100)
 GARBAGE = ("", "?", "0" * 40, " ", "\n", "the answer", "None", "1e9")
 
 
-def play(task: Task, state: Any, reply: str | None) -> tuple[float, Status]:
-    """Plays one conversation with the same reply at every turn, or gold ones: its reward and last status."""
-    total, status = 0.0, Status.OPEN
-    for _ in range(task.bounds.turns):
-        state, observation, paid, status, _ = task.step(state, task.gold(state) if reply is None else reply)
-        total += paid
-        if observation is None:
-            break
-    return total, status
+def states_of(task: Task, split: str) -> list[Any]:
+    return [task.problem(seed, split).state for seed in SAMPLE]
 
 
-def check_gold(task: Task) -> None:
+def check_gold(task: Task, verifier: Verifier) -> None:
     """Its own gold replies earn full reward, which is 1."""
     for split in SPLITS:
-        for seed in SAMPLE:
-            total, status = play(task, task.problem(seed, split).state, None)
+        for seed, (total, status) in enumerate(verifier.play(task, states_of(task, split))):
             assert abs(total - 1) < 1e-6 and status == Status.PASSED, f"{split} {seed}: gold earned {total}, {status}"
 
 
-def check_garbage(task: Task) -> None:
+def check_garbage(task: Task, verifier: Verifier) -> None:
     """Replies that answer nothing earn less than full reward, and break nothing."""
-    for seed in SAMPLE:
-        for reply in GARBAGE:
-            total, _ = play(task, task.problem(seed, "train").state, reply)
+    for reply in GARBAGE:
+        for seed, (total, status) in enumerate(verifier.play(task, states_of(task, "train"), reply)):
             assert total < 1, f"train {seed}: {reply!r} earned {total}"
+            assert status != Status.INFRASTRUCTURE, f"train {seed}: {reply!r} broke the verifier"
 
 
-def check_deterministic(task: Task) -> None:
+def check_deterministic(task: Task, verifier: Verifier) -> None:
     """The same seed is the same problem, also for a task that was pickled."""
     copy = pickle.loads(pickle.dumps(task))
     for split in SPLITS:
@@ -232,13 +225,13 @@ def check_deterministic(task: Task) -> None:
             assert task.gold(problem.state) == copy.gold(copy.problem(seed, split).state)
 
 
-def check_splits(task: Task) -> None:
+def check_splits(task: Task, verifier: Verifier) -> None:
     """No training problem is held out, among those drawn."""
     train, heldout = ({task.problem(seed, split).prompt for seed in range(500)} for split in SPLITS)
     assert train.isdisjoint(heldout), f"in both splits: {sorted(train & heldout)[:3]}"
 
 
-def check_bounds(task: Task) -> None:
+def check_bounds(task: Task, verifier: Verifier) -> None:
     """Prompts, gold replies and observations stay within the lengths and the alphabet that the task declares."""
     bounds = task.bounds
 
@@ -253,13 +246,14 @@ def check_bounds(task: Task) -> None:
             for _ in range(bounds.turns):
                 reply = task.gold(state)
                 within(reply, bounds.reply, "gold reply")
-                state, observation, *_ = task.step(state, reply)
-                if observation is None:
+                (step,), _ = verifier.judge(task, [(state, reply)])
+                if step.asks is None:
                     break
-                within(observation, bounds.observation, "observation")
+                state = step.state
+                within(step.asks, bounds.observation, "observation")
 
 
-TASK_CHECKS: dict[str, Callable[[Task], None]] = {
+TASK_CHECKS: dict[str, Callable[[Task, Verifier], None]] = {
     "gold": check_gold,
     "garbage": check_garbage,
     "deterministic": check_deterministic,

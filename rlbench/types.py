@@ -149,16 +149,25 @@ class Problem(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The environment's answer to one reply.
-
-    The conversation goes on while the status is OPEN and there is an observation for the model to read.
-    """
+    """The environment's answer to one reply."""
 
     state: Any
     observation: str | None
     reward: float
     status: Status
     cpu_seconds: float = 0.0
+
+    @property
+    def asks(self) -> str | None:
+        """What the model has to answer; None when the conversation is over."""
+        return self.observation if self.status == Status.OPEN else None
+
+
+class Trial(NamedTuple):
+    """The environment's answer to a reply that has to be run before it can be judged."""
+
+    program: Any  # what the sandbox runs, and what is expected of it
+    settle: Callable[[Any], Step]  # of the sandbox's verdict
 
 
 class Bounds(NamedTuple):
@@ -180,8 +189,8 @@ class Task(Protocol):
     def problem(self, seed: int, split: str) -> Problem:
         """The problem number `seed` of the split "train" or "heldout", which share no problem."""
 
-    def step(self, state: Any, reply: str) -> Step:
-        """Judges one reply. May block."""
+    def step(self, state: Any, reply: str) -> Step | Trial:
+        """Judges one reply, or says how a sandbox is to. May block."""
 
     def gold(self, state: Any) -> str:
         """The next reply on the way to full reward."""

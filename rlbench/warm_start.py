@@ -62,7 +62,7 @@ def warm_start(
 
     while step < settings.steps:
         problems = training_problems(task, settings.seed, first + step * settings.rollouts, settings.rollouts)
-        batch = demonstrate(task, actor.tokenizer, actor.space, problems)
+        batch = demonstrate(task, actor.tokenizer, actor.space, actor.verifier, problems)
         tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in batch.transcripts)
         state, _, _ = learner.step(state, learner.devices.spread(batch.rollouts))
         for one in learning_passes(batch.tally(1), batch.rollouts.tokens.shape[1], epochs=1):

@@ -29,6 +29,23 @@ def devices() -> Devices:
     return Devices(jax.devices()[:1])
 
 
+@pytest.fixture
+def plan_of(cache):
+    """Makes the plan of a tiny run, of arithmetic unless the words choose another task."""
+    from hydra import compose, initialize_config_module
+
+    from rlbench.plan import make_plan
+    from tests.cli.test_cli import SMALL
+
+    def make(algo, *words, task="arithmetic", devices=1):
+        small = [*SMALL, f"task={task}", *(["task.digits=1"] if task == "arithmetic" else [])]
+        with initialize_config_module("rlbench.conf", version_base="1.3"):
+            config = compose("config", [*small, "tracker=none", f"algo={algo}", f"cache={cache}", *words])
+        return make_plan(config, {"algo": algo, "task": task}, jax.devices()[:devices])
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def cache() -> Path:
     """The cache folder that runs of this session share."""

@@ -9,9 +9,11 @@ from rlbench.acting.rollout import Actor, Space
 from rlbench.models.tokenizers import Characters
 from rlbench.models.transformer import transformer
 from rlbench.types import Bounds, Model, Problem, Rollouts, Status, Step
+from rlbench.verifying.verifier import Verifier, Verifying
 
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")
+VERIFIER = Verifier(Verifying("auto", workers=None, cpu_seconds=2.0, wall_seconds=10.0, memory_mb=256))
 
 
 def small_model(tokenizer=LETTERS, **changes) -> Model:
@@ -99,7 +101,7 @@ def space_of(task, reply: int = 2, buckets: tuple[int, ...] = ()) -> Space:
 
 def actor_of(model, task, devices, sampling=WHOLE, reply: int = 2, buckets: tuple[int, ...] = ()) -> Actor:
     """An actor on the letters' tokenizer."""
-    return Actor(model, task, LETTERS, space_of(task, reply, buckets), sampling, devices, jax.random.key(7))
+    return Actor(model, task, LETTERS, space_of(task, reply, buckets), sampling, devices, jax.random.key(7), VERIFIER)
 
 
 def problems_of(task, count: int) -> list:

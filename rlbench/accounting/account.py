@@ -29,6 +29,8 @@ class Verification(NamedTuple):
     """What judging replies took."""
 
     calls: int = 0
+    programs: int = 0  # that were run for them
+    repeated: int = 0  # calls that took the verdict of an identical program
     cpu_seconds: float = 0.0  # of the judging thread and of its children, not of waiting
     wall_seconds: float = 0.0  # during which the caller waited for verdicts
     queue_seconds: float = 0.0  # that replies waited for a free worker, added up

@@ -1,19 +1,19 @@
 """Plays a task with a model, turn by turn, into Rollouts."""
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ..accounting.account import Account, Pass, Verification
+from ..accounting.account import Account, Pass
 from ..accounting.ledger import Tally
 from ..accounting.memory import tree_bytes
 from ..accounting.timeline import Doing
 from ..devices import Devices, Program
 from ..models.tokenizers import END, PAD
 from ..types import Array, Model, Params, Phase, Problem, Rollouts, Status, Step, Task, Tokenizer
+from ..verifying.verifier import Verifier
 from .generate import Reply, Sampling, chooser, first_reply, next_reply
 
 
@@ -96,18 +96,17 @@ class Conversation:
         self.logp += logp or [0.0] * len(tokens)
         self.reward += [0.0] * len(tokens)
 
-    def hear(self, step: Step, tokenizer: Tokenizer, reply: str, last: bool) -> list[int]:
+    def hear(self, step: Step, tokenizer: Tokenizer, last: bool) -> list[int]:
         """Takes the environment's answer to a reply.
 
         Returns its tokens; none where the conversation is over, or was in its last turn.
         """
-        self.replies.append(reply)
-        self.state, observation, reward, self.status, _ = step
+        self.state, self.status = step.state, step.status
         self.timed_out |= self.status == Status.TIMEOUT
-        self.reward[-1] += reward
-        if last or observation is None or self.status != Status.OPEN:
+        self.reward[-1] += step.reward
+        if last or step.asks is None:
             return []
-        answer = tokenizer.encode(observation)
+        answer = tokenizer.encode(step.asks)
         self.say(answer, chosen=False)
         return answer
 
@@ -161,19 +160,6 @@ def training_problems(task: Task, seed: int, first: int, count: int) -> list[tup
     return [(number, task.problem(number, "train")) for number in numbers]
 
 
-def judge(task: Task, said: Sequence[tuple[Any, str]]) -> tuple[list[Step], Verification]:
-    """The task's answers to replies, each with the state it was given in, and what they took."""
-    wall, cpu = time.perf_counter(), time.thread_time()
-    steps = [task.step(state, reply) for state, reply in said]
-    own = time.thread_time() - cpu
-    return steps, Verification(
-        calls=len(steps),
-        cpu_seconds=own + sum(step.cpu_seconds for step in steps),
-        wall_seconds=time.perf_counter() - wall,
-        timeouts=sum(step.status == Status.TIMEOUT for step in steps),
-    )
-
-
 def shapes(rows: int, length: int) -> Rollouts:
     """Rollouts without numbers, for what needs to know only how large they are."""
     long, row = (rows, length), (rows,)
@@ -187,6 +173,7 @@ class Actor:
     """Samples a policy's replies to a task's problems.
 
     Args:
+      verifier: judges the replies.
       key: with a rollout's id and a token's position, all that its randomness depends on.
       account: told of what the programs and the task cost.
     """
@@ -200,10 +187,12 @@ class Actor:
         sampling: Sampling,
         devices: Devices,
         key: Array,
+        verifier: Verifier,
         account: Account | None = None,
     ):
         self.account = account or Account()
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
+        self.verifier = verifier
         self.key = devices.replicate(key)
         slots = space.conversation - space.prompt
 
@@ -277,13 +266,16 @@ class Actor:
             conversations[row].say(tokens, chosen=True, logp=reply.logp[row, : reply.length[row]].tolist())
             conversations[row].truncated |= tokens[-1] != END
             texts[row] = self.tokenizer.decode(tokens)
+            conversations[row].replies.append(texts[row])
         with self.account.during(Doing.VERIFYING):
-            steps, took = judge(self.task, [(conversations[row].state, text) for row, text in texts.items()])
+            steps, took = self.verifier.judge(
+                self.task, [(conversations[row].state, text) for row, text in texts.items()]
+            )
         self.account.judged(took)
         reads: list[list[int]] = [[] for _ in conversations]
-        for (row, text), step in zip(texts.items(), steps, strict=True):
+        for row, step in zip(texts, steps, strict=True):
             final = conversations[row].tokens[-1]
-            answer = conversations[row].hear(step, self.tokenizer, text, last)
+            answer = conversations[row].hear(step, self.tokenizer, last)
             reads[row] = [final, *answer] if answer else []
         return reads
 

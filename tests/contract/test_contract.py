@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from rlbench.plugins import build
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, Case, algorithm_case
-from tests.fakes import LETTERS, small_model
+from tests.fakes import LETTERS, VERIFIER, small_model
 
 SMALL = ["model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16"]
 
@@ -37,7 +37,7 @@ def test_algorithm(name, check):
 @pytest.mark.parametrize("check", TASK_CHECKS)
 @pytest.mark.parametrize("name", options("task"))
 def test_task(name, check):
-    TASK_CHECKS[check](build(node("task", name), "task"))
+    TASK_CHECKS[check](build(node("task", name), "task"), VERIFIER)
 
 
 @pytest.mark.parametrize("name", options("algo"))

@@ -12,7 +12,7 @@ from rlbench.models.likelihood import token_logp
 from rlbench.plugins import build
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, algorithm_case
 from rlbench.types import Algorithm, Bounds, Loss, Problem, Status, Step
-from tests.fakes import small_model
+from tests.fakes import VERIFIER, small_model
 
 MODEL = small_model(hidden=16)
 GOOD = build({"_target_": "rlbench.algos.grpo.grpo", "group_size": 4, "clip": 0.2, "kl_coef": 0.04}, "algo", MODEL)
@@ -129,7 +129,7 @@ class Verbose(Good):
 
 def test_a_good_task_passes():
     for check in TASK_CHECKS.values():
-        check(Good())
+        check(Good(), VERIFIER)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_a_good_task_passes():
 )
 def test_a_fault_of_a_task_is_caught(check, task):
     with pytest.raises(AssertionError):
-        TASK_CHECKS[check](task())
+        TASK_CHECKS[check](task(), VERIFIER)

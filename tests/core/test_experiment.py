@@ -5,27 +5,13 @@ import time
 
 import jax
 import pytest
-from hydra import compose, initialize_config_module
 
 from rlbench.accounting.memory import tree_bytes
 from rlbench.accounting.peaks import Impossible, Peak
 from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
-from rlbench.plan import make_plan
 from rlbench.types import Status
-from tests.cli.test_cli import TINY
 from tests.contract.test_contract import options
-
-
-@pytest.fixture
-def plan_of(cache):
-    def make(algo, *words, devices=1):
-        with initialize_config_module("rlbench.conf", version_base="1.3"):
-            config = compose("config", [*TINY, "tracker=none", f"algo={algo}", f"cache={cache}", *words])
-        names = {"algo": algo, "task": "arithmetic"}
-        return make_plan(config, names, jax.devices()[:devices])
-
-    return make
 
 
 def ledger_of(plan, folder) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 from rlbench.acting.demonstrate import demonstrate
 from rlbench.models.tokenizers import END, PAD
 from rlbench.types import Status, Step
-from tests.fakes import LETTERS, Copy, TwoTurns, actor_of, problems_of, rough, small_model, space_of
+from tests.fakes import LETTERS, VERIFIER, Copy, TwoTurns, actor_of, problems_of, rough, small_model, space_of
 
 MODEL = small_model()
 PARAMS = rough(MODEL.init(jax.random.key(0)))
@@ -169,7 +169,7 @@ def test_greedy_rows_take_the_likeliest_token(devices):
 
 
 def test_demonstrations_are_gold_and_end():
-    batch = demonstrate(TwoTurns(), LETTERS, space_of(TwoTurns()), problems_of(TwoTurns(), 2))
-    assert all(t.solved and t.replies == ("a", "a") for t in batch.transcripts)
+    batch = demonstrate(TwoTurns(), LETTERS, space_of(TwoTurns()), VERIFIER, problems_of(TwoTurns(), 2))
+    assert all(t.replies == ("a", "a") for t in batch.transcripts)
     chosen = batch.rollouts.tokens[batch.rollouts.mask]
     assert LETTERS.decode(chosen) == "aaaa" and (chosen == END).sum() == 4

@@ -1,0 +1,93 @@
+"""Judges replies: asks the task, and runs what has to be run."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..accounting.account import Verification
+from ..types import ConfigError, Count, Positive, Status, Step, Task, Trial
+from .pool import Pool
+from .probe import Backend, confined
+from .sandbox import Limits
+
+
+class Verifying(NamedTuple):
+    """How programs are run."""
+
+    backend: Backend
+    workers: Count | None  # None is one a core
+    cpu_seconds: Positive  # of one program
+    wall_seconds: Positive
+    memory_mb: Count
+
+
+class Verifier:
+    """Judges the replies of a run. The sandbox is chosen and started at the first program, once for all."""
+
+    def __init__(self, settings: Verifying):
+        self.settings = settings
+        self.backend: str | None = None  # of the sandbox, once there is one
+        self._pool: Pool | None = None
+        self._starting = threading.Lock()
+
+    def judge(self, task: Task, said: Sequence[tuple[Any, str]]) -> tuple[list[Step], Verification]:
+        """The task's answers to replies, each with the state it was given in, and what they took."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        answers = [task.step(state, reply) for state, reply in said]
+        trials = [answer for answer in answers if isinstance(answer, Trial)]
+        verdicts = self._started().verify([trial.program for trial in trials]) if trials else []
+        settled = iter([trial.settle(verdict) for trial, verdict in zip(trials, verdicts, strict=True)])
+        steps = [next(settled) if isinstance(answer, Trial) else answer for answer in answers]
+        own = time.thread_time() - cpu
+        return steps, Verification(
+            calls=len(steps),
+            programs=sum(not verdict.repeated for verdict in verdicts),
+            repeated=sum(verdict.repeated for verdict in verdicts),
+            cpu_seconds=own + sum(step.cpu_seconds for step in steps),
+            wall_seconds=time.perf_counter() - wall,
+            queue_seconds=sum(verdict.queue_seconds for verdict in verdicts),
+            timeouts=sum(step.status == Status.TIMEOUT for step in steps),
+        )
+
+    def play(self, task: Task, states: Sequence[Any], reply: str | None = None) -> list[tuple[float, Status]]:
+        """Plays conversations with the same reply at every turn, or gold ones: rewards and last statuses."""
+        played = [(state, 0.0, Status.OPEN) for state in states]
+        going = list(range(len(states)))
+        for _ in range(task.bounds.turns):
+            said = [played[i][0] for i in going]
+            steps, _ = self.judge(task, [(state, task.gold(state) if reply is None else reply) for state in said])
+            for i, step in zip(going, steps, strict=True):
+                played[i] = (step.state, played[i][1] + step.reward, step.status)
+            going = [i for i, step in zip(going, steps, strict=True) if step.asks is not None]
+            if not going:
+                break
+        return [(reward, status) for _, reward, status in played]
+
+    def rehearse(self, task: Task) -> None:
+        """Plays one problem's gold replies, before anything is spent on a task that pays nobody.
+
+        Raises:
+          ConfigError: they do not earn full reward, or the sandbox that they need is not safe here.
+        """
+        ((reward, status),) = self.play(task, [task.problem(0, "heldout").state])
+        if abs(reward - 1) > 1e-6:
+            raise ConfigError("task", type(task).__name__, f"its own gold reply earned {reward:g} ({status})")
+
+    def close(self) -> None:
+        """Ends the sandbox, if there is one."""
+        if self._pool:
+            self._pool.close()
+
+    def _started(self) -> Pool:
+        with self._starting:
+            if not self._pool:
+                settings = self.settings
+                limits = Limits(settings.cpu_seconds, settings.wall_seconds, settings.memory_mb << 20)
+                try:
+                    chains = confined(settings.backend)
+                except ConfigError as error:
+                    raise error.below("verifier") from None
+                self.backend = "fork" if chains else "unsafe"
+                self._pool = Pool(limits, workers=settings.workers, confined=chains)
+            return self._pool

@@ -1,0 +1,274 @@
+"""Code: "add 3, times 4:" is answered with "(x+3)*4", which is run on hidden inputs.
+
+A problem is a pipeline of small operations. It is told in words, by examples, or both; the answer is a function of
+x, as an expression or as a body. Reward 1 if the function returns what it should on every hidden input, else 0.
+
+The hidden inputs are drawn for every problem, none of them is among the examples, and together they tell the right
+function from its neighbours: those with another constant, and those with operations left out.
+"""
+
+import ast
+import functools
+import hashlib
+import itertools
+import random
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+from rlbench.types import Bounds, ConfigError, Count, Natural, Problem, Status, Step, Trial
+from rlbench.verifying.sandbox import Call, Program, Verdict
+
+HELDOUT = 5  # one pipeline in so many is held out
+SHOWN = 20  # characters of an example's input, and of its output, at the most
+POOL = 64  # values that a problem's inputs are chosen from
+DIGITS, LETTERS = "23456789", "abcd"
+ALWAYS = "0123456789abcdexX=(),;:->[]' ABCDE\nreturnTrueFalse"  # characters of prompts and replies at any level
+
+Level = Literal[1, 2, 3]
+Answer = Literal["expression", "body"]
+
+
+class Kind(NamedTuple):
+    """A template of operations: # stands for a digit, ? for a letter."""
+
+    takes: type
+    gives: type
+    words: str
+    code: str  # names x once
+
+
+KINDS = (
+    Kind(int, int, "add #", "x+#"),
+    Kind(int, int, "subtract #", "x-#"),
+    Kind(int, int, "times #", "x*#"),
+    Kind(int, int, "divide by #", "x//#"),
+    Kind(int, int, "modulo #", "x%#"),
+    Kind(int, int, "# minus it", "#-x"),
+    Kind(int, int, "at least #", "max(x,#)"),
+    Kind(int, int, "at most #", "min(x,#)"),
+    Kind(int, int, "negate", "-x"),
+    Kind(int, int, "absolute", "abs(x)"),
+    Kind(int, int, "square", "x**2"),
+    Kind(int, bool, "over #", "x>#"),
+    Kind(int, bool, "even", "x%2==0"),
+    Kind(str, str, "reverse", "x[::-1]"),
+    Kind(str, str, "upper case", "x.upper()"),
+    Kind(str, str, "first #", "x[:#]"),
+    Kind(str, str, "repeat #", "x*#"),
+    Kind(str, str, "append ?", "x+'?'"),
+    Kind(str, str, "without ?", "x.replace('?','')"),
+    Kind(str, str, "sort", "''.join(sorted(x))"),
+    Kind(str, int, "length", "len(x)"),
+    Kind(str, int, "count ?", "x.count('?')"),
+    Kind(str, bool, "has ?", "'?' in x"),
+    Kind(list, list, "reverse", "x[::-1]"),
+    Kind(list, list, "sort", "sorted(x)"),
+    Kind(list, list, "first #", "x[:#]"),
+    Kind(list, list, "each add #", "[i+# for i in x]"),
+    Kind(list, list, "each times #", "[i*# for i in x]"),
+    Kind(list, list, "those over #", "[i for i in x if i>#]"),
+    Kind(list, int, "sum", "sum(x)"),
+    Kind(list, int, "length", "len(x)"),
+    Kind(list, int, "largest", "max(x)"),
+    Kind(list, bool, "has #", "# in x"),
+)
+
+# Types that a pipeline may begin with, and how many operations it has.
+LEVELS: dict[int, tuple[tuple[type, ...], int]] = {1: ((int,), 2), 2: ((int, str), 3), 3: ((int, str, list), 4)}
+
+
+class Operation(NamedTuple):
+    """A kind with its constant."""
+
+    kind: Kind
+    constant: str = ""
+
+    def fill(self, template: str) -> str:
+        return re.sub("[#?]", self.constant, template)
+
+    @property
+    def words(self) -> str:
+        return self.fill(self.kind.words)
+
+    @property
+    def code(self) -> str:
+        return self.fill(self.kind.code)
+
+    def neighbours(self) -> list["Operation"]:
+        """The same with the number before or after, or with another letter."""
+        if self.constant.isdigit():
+            return [self._replace(constant=str(int(self.constant) + by)) for by in (-1, 1)]
+        return [self._replace(constant=other) for other in LETTERS if self.constant and other != self.constant]
+
+
+Pipeline = tuple[Operation, ...]
+
+
+class State(NamedTuple):
+    """What judges a reply."""
+
+    gold: str
+    tests: tuple[Call, ...]
+
+
+class Code:
+    """Pipelines of operations on integers, text and lists, answered in Python.
+
+    A pipeline belongs to the split that a hash of its words says, so training and held-out problems are disjoint.
+
+    Args:
+      level: 1 is two operations on integers; 2, three on integers and text; 3, four on lists too.
+      words: whether the problem is told in words.
+      examples: how many inputs are shown with their outputs.
+      answer: whether a reply is an expression, or the body of a function.
+      tests: hidden inputs, at the least.
+    """
+
+    def __init__(self, *, level: Level, words: bool, examples: Natural, answer: Answer, tests: Count):
+        if not (words or examples):
+            raise ConfigError("examples", examples, "at least 1, where words are not shown")
+        if examples + tests > POOL // 2:
+            raise ConfigError("tests", tests, f"with examples at most {POOL // 2}")
+        self.starts, self.length = LEVELS[level]
+        self.words, self.examples, self.answer, self.tests = words, examples, answer, tests
+        self.kinds = [kind for kind in KINDS if kind.takes in self.starts]
+        longest = max(len(kind.words) for kind in self.kinds)
+        code = max(len(kind.code) for kind in self.kinds)
+        each = len("x=\n") + code if answer == "body" else len("()") + code - len("x")
+        self.bounds = Bounds(
+            alphabet=frozenset("".join((ALWAYS, *(kind.words + kind.code for kind in self.kinds)))) - {"#", "?"},
+            prompt=words * self.length * (longest + len(", ")) + examples * (2 * SHOWN + len("->;")) + len(":"),
+            reply=self.length * each + len("return x" if answer == "body" else "x"),
+        )
+
+    def problem(self, seed: int, split: str) -> Problem:
+        draw = random.Random(f"{split} {seed}")
+        while True:
+            pipeline = self._pipeline(draw)
+            told = ", ".join(operation.words for operation in pipeline)
+            if held_out(told) != (split == "heldout"):
+                continue
+            shown, hidden = self._calls(pipeline, draw)
+            if not hidden:
+                continue
+            examples = ";".join(f"{call.args[0]!r}->{call.expected!r}" for call in shown)
+            prompt = "; ".join(filter(None, (told if self.words else "", examples)))
+            gold = expression(pipeline) if self.answer == "expression" else body(pipeline)
+            return Problem(f"{prompt}:", State(gold, tuple(hidden)))
+
+    def step(self, state: State, reply: str) -> Trial:
+        source = f"def f(x):\n return {reply}"
+        if self.answer == "body":
+            source = f"def f(x):\n{textwrap.indent(reply, ' ')}"
+
+        def settle(verdict: Verdict) -> Step:
+            passed = verdict.status == Status.PASSED
+            return Step(state, None, float(passed), verdict.status, verdict.cpu_seconds)
+
+        return Trial(Program(source, "f", state.tests), settle)
+
+    def gold(self, state: State) -> str:
+        return state.gold
+
+    def _pipeline(self, draw: random.Random) -> Pipeline:
+        """Operations that fit each other. One that answers yes or no is the last."""
+        pipeline: list[Operation] = []
+        value: type = draw.choice(self.starts)
+        while len(pipeline) < self.length:
+            last = len(pipeline) == self.length - 1
+            kind = draw.choice([k for k in self.kinds if k.takes is value and (last or k.gives is not bool)])
+            constants = DIGITS if "#" in kind.words else LETTERS if "?" in kind.words else ("",)
+            pipeline.append(Operation(kind, draw.choice(constants)))
+            value = kind.gives
+        return tuple(pipeline)
+
+    def _calls(self, pipeline: Pipeline, draw: random.Random) -> tuple[list[Call], list[Call]]:
+        """Calls to show, and calls to test by; none where an operation, or the input, makes no difference."""
+        function = composed(pipeline)
+        pool = [Call((value,), function(value)) for value in values(pipeline[0].kind.takes, draw)]
+        if any(call.expected is None or len(repr(call.expected)) > SHOWN for call in pool):
+            return [], []
+        shown, rest = pool[: self.examples], pool[self.examples :]
+        hidden = rest[: self.tests]
+        for other, must in neighbours(pipeline):
+            wrong = composed(other)
+            telling = next((call for call in (*hidden, *rest) if wrong(*call.args) != call.expected), None)
+            if telling and telling not in hidden:
+                hidden.append(telling)
+            if must and not telling:
+                return [], []
+        return (shown, hidden) if len({repr(call.expected) for call in hidden}) > 1 else ([], [])
+
+
+def values(kind: type, draw: random.Random) -> Iterator[Any]:
+    """Different values of a type, in random order."""
+    if kind is int:
+        yield from draw.sample(range(-20, 60), POOL)
+        return
+    seen = set()
+    while len(seen) < POOL:
+        value: Any = [draw.randint(-5, 15) for _ in range(draw.randint(1, 4))]
+        if kind is str:
+            value = "".join(draw.choices(LETTERS + "e", k=draw.randint(1, 6)))
+        if repr(value) not in seen:
+            seen.add(repr(value))
+            yield value
+
+
+def neighbours(pipeline: Pipeline) -> Iterator[tuple[Pipeline, bool]]:
+    """Pipelines that are nearly the same, and whether they have to differ: those that leave operations out."""
+    for first, last in itertools.combinations_with_replacement(range(len(pipeline)), 2):
+        if pipeline[first].kind.takes is pipeline[last].kind.gives:
+            yield pipeline[:first] + pipeline[last + 1 :], True
+    for place, operation in enumerate(pipeline):
+        for other in operation.neighbours():
+            yield (*pipeline[:place], other, *pipeline[place + 1 :]), False
+
+
+@functools.cache
+def function_of(code: str) -> Callable[[Any], Any]:
+    """An operation's code, which is ours, as a function."""
+    return eval(f"lambda x: {code}")
+
+
+def composed(pipeline: Pipeline) -> Callable[[Any], Any]:
+    """The pipeline as a function; None is what it makes of what has no answer, as the largest of nothing."""
+    functions = [function_of(operation.code) for operation in pipeline]
+
+    def run(value: Any) -> Any:
+        try:
+            return functools.reduce(lambda x, function: function(x), functions, value)
+        except ValueError:
+            return None
+
+    return run
+
+
+def expression(pipeline: Pipeline) -> str:
+    """The pipeline as one expression, with no more parentheses and spaces than it needs."""
+    whole: ast.expr = ast.Name("x")
+    for operation in pipeline:
+        whole = Put(whole).visit(ast.parse(operation.code, mode="eval").body)
+    return re.sub(r" ?([-+*/%<>=,]+) ?", r"\1", ast.unparse(whole))
+
+
+class Put(ast.NodeTransformer):
+    """Puts an expression where x is."""
+
+    def __init__(self, inner: ast.expr):
+        self.inner = inner
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self.inner if node.id == "x" else node
+
+
+def body(pipeline: Pipeline) -> str:
+    """The pipeline as lines of a function."""
+    return "\n".join([*(f"x={operation.code}" for operation in pipeline), "return x"])
+
+
+def held_out(told: str) -> bool:
+    """Which split a pipeline is in, from its words alone."""
+    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest()) % HELDOUT == 0

@@ -1,0 +1,125 @@
+"""What judges replies: the order of answers, what is run once, what is counted, and what is refused."""
+
+import json
+
+import pytest
+
+from rlbench.experiment import run
+from rlbench.types import Bounds, ConfigError, Problem, Status, Step, Trial
+from rlbench.verifying.sandbox import Call, Program
+from rlbench.verifying.verifier import Verifier
+from tests.fakes import VERIFIER, Copy
+from tests.security.machine import needs_sandbox
+
+
+class Runs(Copy):
+    """Replies are run; but "c" is judged at once, and the tests of "b" cannot be told."""
+
+    def step(self, state, reply):
+        if reply == "c":
+            return super().step(state, reply)
+        tests = (Call((), object() if reply == "b" else "a"),)
+
+        def settle(verdict):
+            passed = verdict.status == Status.PASSED
+            return Step(reply, None, float(passed), verdict.status, verdict.cpu_seconds)
+
+        return Trial(Program(f"def f():\n return {reply!r}", "f", tests), settle)
+
+
+@needs_sandbox
+def test_answers_come_in_the_order_of_replies_whoever_gives_them():
+    said = [("c", reply) for reply in ("a", "c", "ab", "b", "c", "a")]
+    steps, took = VERIFIER.judge(Runs(), said)
+    P, W, I = Status.PASSED, Status.WRONG, Status.INFRASTRUCTURE  # noqa: E741
+    assert [step.status for step in steps] == [P, P, W, I, P, P]
+    assert [step.state for step in steps] == ["a", "c", "ab", "b", "c", "a"]
+    assert (took.calls, took.programs, took.repeated) == (6, 3, 1)
+    assert steps[0].cpu_seconds > 0 and steps[5].cpu_seconds == 0
+    assert took.cpu_seconds > steps[0].cpu_seconds + steps[2].cpu_seconds
+    assert 0 < took.queue_seconds < 3 * took.wall_seconds
+
+
+def test_no_sandbox_is_started_for_a_task_that_runs_nothing():
+    verifier = Verifier(VERIFIER.settings)
+    steps, took = verifier.judge(Copy(), [("a", "a"), ("a", "b")])
+    assert [step.reward for step in steps] == [1.0, 0.0]
+    assert (took.calls, took.programs, took.repeated, verifier.backend) == (2, 0, 0, None)
+
+
+class PaysNobody(Copy):
+    def step(self, state, reply):
+        return Step(state, None, 0.0, Status.WRONG)
+
+
+class EndsLate(Copy):
+    """Two turns, the second of which is never asked for where the first was wrong."""
+
+    bounds = Bounds(alphabet=frozenset("abc="), prompt=4, reply=1, turns=2, observation=2)
+
+    def step(self, state, reply):
+        if state == "second":
+            return Step(state, "a=", 0.5, Status.PASSED)
+        if reply != state:
+            return Step(state, None, 0.0, Status.WRONG)
+        return Step("second", "a=", 0.5, Status.OPEN)
+
+
+def test_a_task_is_played_to_its_end():
+    states = ["a", "b", "a"]
+    assert VERIFIER.play(EndsLate(), states) == [(1.0, Status.PASSED)] * 3
+    right, wrong = (1.0, Status.PASSED), (0.0, Status.WRONG)
+    assert VERIFIER.play(EndsLate(), states, "a") == [right, wrong, right]
+
+
+def test_a_task_that_pays_nobody_is_refused_before_a_run():
+    with pytest.raises(ConfigError, match=r"PaysNobody: its own gold reply earned 0 \(wrong\)"):
+        VERIFIER.rehearse(PaysNobody())
+    VERIFIER.rehearse(EndsLate())
+
+
+class Broken(Copy):
+    """A gold reply that the sandbox loses."""
+
+    def problem(self, seed, split):
+        return Problem("a=", "b")
+
+    def step(self, state, reply):
+        return Runs().step(state, reply)
+
+
+@needs_sandbox
+def test_so_is_one_whose_verifier_breaks():
+    with pytest.raises(ConfigError, match=r"earned 0 \(infrastructure\)"):
+        VERIFIER.rehearse(Broken())
+
+
+@needs_sandbox
+@pytest.mark.parametrize("runner", ["sync", "async"])
+def test_a_run_counts_what_was_run_and_stamps_where(plan_of, tmp_path, runner):
+    plan = plan_of("grpo", f"runner={runner}", task="code")
+    summary = run(plan, tmp_path)
+    took = json.loads((tmp_path / "ledger.json").read_text())["verification"]
+    assert took["programs"] + took["repeated"] == took["calls"] == summary["rollouts"]
+    assert took["cpu_seconds"] > 0.0005 * took["programs"]
+    assert took["queue_seconds"] > 0
+    assert took["of_evaluation"]["programs"] > 0
+    assert summary["sandbox"] == "fork"
+    assert plan.verifier._pool._workers, "it was started"
+    assert all(worker._process is None for worker in plan.verifier._pool._workers), "and ended with the run"
+
+
+@needs_sandbox
+def test_an_unsafe_sandbox_is_stamped(plan_of, tmp_path):
+    assert run(plan_of("grpo", "verifier.backend=unsafe", "steps=1", task="code"), tmp_path)["sandbox"] == "unsafe"
+
+
+def test_arithmetic_has_none(plan_of, tmp_path):
+    assert run(plan_of("grpo", "steps=1"), tmp_path)["sandbox"] is None
+
+
+@needs_sandbox
+def test_a_sandbox_that_is_not_safe_refuses_the_run_before_it_starts(plan_of, monkeypatch):
+    monkeypatch.setattr("rlbench.verifying.probe.holes", lambda: ["a program that forks gets through"])
+    with pytest.raises(ConfigError, match=r"verifier\.backend=auto: not safe here \(a program that forks"):
+        plan_of("grpo", task="code")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ..types import Count, Positive, Status
-from .codec import canonical, encode, same
+from .codec import canonical, encode, read, same
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 GRACE = 5.0  # seconds beyond a program's own that a worker may take to answer
@@ -214,15 +214,6 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
 
 
 READY = b'{"ready": true}'
-
-
-def read(line: bytes) -> dict[str, Any]:
-    """A line as an object; an empty one where it is none."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return value if type(value) is dict else {}
 
 
 def readable(detail: Any) -> str:

@@ -13,30 +13,32 @@ from rich.table import Table
 from rlbench.types import Status
 from rlbench.verifying.pool import Pool
 from rlbench.verifying.probe import confined
-from rlbench.verifying.sandbox import Call, Limits, Program
+from rlbench.verifying.sandbox import Call, Check, Limits, Program
 
 CALLS = tuple(Call(([3, 1, 2], k), [1, 2, 3][:k]) for k in range(5))
+CHECK = Check("def check(f):\n    for k in range(5):\n        assert f([3, 1, 2], k) == [1, 2, 3][:k]\n")
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     confined("fork")
-    programs = [Program(f"def f(xs, k):\n    return sorted(xs)[:k]  # {i}", "f", CALLS) for i in range(count)]
     table = Table(title=f"{count:,} programs of {len(CALLS)} calls", title_justify="left")
-    for name in ("workers", "a second", "CPU ms each", "speedup"):
+    for name in ("judged by", "workers", "a second", "CPU ms each", "speedup"):
         table.add_column(name, justify="right")
-    alone = 0.0
     cores = len(os.sched_getaffinity(0))
-    for workers in sorted({1, 2, cores}):
-        with Pool(Limits(), workers=workers) as pool:
-            pool.verify(programs[: 10 * workers])
-            began = time.perf_counter()
-            verdicts = pool.verify(programs)
-            rate = count / (time.perf_counter() - began)
-        assert all(verdict.status == Status.PASSED for verdict in verdicts)
-        alone = alone or rate
-        cpu = sum(verdict.cpu_seconds for verdict in verdicts) / count
-        table.add_row(str(workers), f"{rate:.0f}", f"{cpu * 1e3:.2f}", f"{rate / alone:.2f}")
+    for judged, tests in {"calls": CALLS, "a check": CHECK}.items():
+        programs = [Program(f"def f(xs, k):\n    return sorted(xs)[:k]  # {i}", "f", tests) for i in range(count)]
+        alone = 0.0
+        for workers in sorted({1, 2, cores}):
+            with Pool(Limits(), workers=workers) as pool:
+                pool.verify(programs[: 10 * workers])
+                began = time.perf_counter()
+                verdicts = pool.verify(programs)
+                rate = count / (time.perf_counter() - began)
+            assert all(verdict.status == Status.PASSED for verdict in verdicts)
+            alone = alone or rate
+            cpu = sum(verdict.cpu_seconds for verdict in verdicts) / count
+            table.add_row(judged, str(workers), f"{rate:.0f}", f"{cpu * 1e3:.2f}", f"{rate / alone:.2f}")
     Console().print(table)
 
 

@@ -28,6 +28,13 @@ class Unencodable(ValueError):
     """A value that is too deep or too large, or a tree that is no value."""
 
 
+class Opaque:
+    """Stands for a value of any other type: equal to nothing but itself, neither true nor false, and of no use."""
+
+    def __bool__(self) -> bool:
+        raise TypeError("no plain value: neither true nor false")
+
+
 def encode(value: Any, plain: bool = False) -> Tree:
     """A value as a tree.
 
@@ -73,14 +80,16 @@ def encode(value: Any, plain: bool = False) -> Tree:
     return walk(value, 0)
 
 
-def decode(tree: Any) -> Any:
-    """The value of a tree.
+def decode(tree: Any, depth: int = 0) -> Any:
+    """The value of a tree that nobody vouches for; within the bounds of encode, but for the size of its text.
 
     Raises:
       Unencodable: it is none.
     """
     try:
         tag, content = tree
+        if depth > DEPTH or (tag == "int" and 4 * len(content) > BITS + 8):
+            raise Unencodable("too deep or too long")
         match tag:
             case "none":
                 return None
@@ -97,9 +106,13 @@ def decode(tree: Any) -> Any:
             case "bytes":
                 return bytes.fromhex(content)
             case "dict":
-                return {decode(key): decode(value) for key, value in content}
-        return SEQUENCES[tag](decode(item) for item in content)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+                return {decode(key, depth + 1): decode(value, depth + 1) for key, value in content}
+            case "other":
+                return Opaque()
+        return SEQUENCES[tag](decode(item, depth + 1) for item in content)
+    except Unencodable:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Unencodable(f"no tree of a value: {error}") from None
 
 
@@ -138,3 +151,12 @@ def same(answer: Any, expected: str) -> bool:
         return canonical(answer) == expected
     except (Unencodable, RecursionError):
         return False
+
+
+def read(line: bytes) -> dict[str, Any]:
+    """A line of JSON as an object; an empty one where it is none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return value if type(value) is dict else {}

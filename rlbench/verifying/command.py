@@ -1,6 +1,7 @@
 """The command `rlbench-verify`: programs and tests as JSON lines in, verdicts as JSON lines out, in order.
 
     {"id": 1, "source": "def f(a): return a + 1", "entry_point": "f", "tests": [{"args": [1], "expected": 2}]}
+    {"id": 2, "source": "def f(a): return a + 1", "entry_point": "f", "check": "def check(f): assert f(1) == 2"}
     {"id": 1, "status": "passed", "cpu_seconds": 0.003, "wall_seconds": 0.004, "detail": ""}
 
 Exit codes: 0 when all were judged, whatever the verdicts; 1 when some were not; 2 for wrong options, or
@@ -21,7 +22,7 @@ from typing import Any, TextIO
 from ..types import ConfigError, Status
 from .pool import Pool
 from .probe import confined
-from .sandbox import Call, Limits, Program, Verdict
+from .sandbox import Call, Check, Limits, Program, Verdict
 
 
 def main() -> None:
@@ -103,15 +104,24 @@ def start(line: str, number: int, pool: Pool) -> tuple[Any, Future[Verdict]]:
     try:
         row = json.loads(line)
         name = row.get("id")
-        tests = tuple(Call(tuple(test["args"]), test["expected"]) for test in row["tests"])
-        lists = all(isinstance(test["args"], list) for test in row["tests"])
-        if not (isinstance(row["source"], str) and isinstance(row["entry_point"], str) and tests and lists):
-            raise TypeError("source and entry_point are texts, args lists, and there is a test at least")
-        return name, pool.submit(Program(row["source"], row["entry_point"], tests))
+        if not (isinstance(row["source"], str) and isinstance(row["entry_point"], str)):
+            raise TypeError("source and entry_point are texts")
+        return name, pool.submit(Program(row["source"], row["entry_point"], tests_of(row)))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         refused: Future[Verdict] = Future()
         refused.set_result(Verdict(Status.INFRASTRUCTURE, detail=f"line {number}: {type(error).__name__}: {error}"))
         return name, refused
+
+
+def tests_of(row: dict[str, Any]) -> tuple[Call, ...] | Check:
+    """Raises KeyError or TypeError where a line has none, or both kinds."""
+    if "check" in row:
+        if not isinstance(row["check"], str) or "tests" in row:
+            raise TypeError("a check is a text, and stands alone")
+        return Check(row["check"])
+    if not row["tests"] or not all(isinstance(test["args"], list) for test in row["tests"]):
+        raise TypeError("args are lists, and there is a test at least")
+    return tuple(Call(tuple(test["args"]), test["expected"]) for test in row["tests"])
 
 
 if __name__ == "__main__":

@@ -153,8 +153,8 @@ class Chains:
         with open("/proc/self/statm") as pages:
             self._own_bytes = int(pages.read().split()[0]) * resource.getpagesize()
 
-    def limit(self, cpu_seconds: float, memory_bytes: int) -> None:
-        """Resource limits, for what the deadline from outside does not see, and no descriptors but 0 to 3.
+    def limit(self, cpu_seconds: float, memory_bytes: int, descriptors: int) -> None:
+        """Resource limits, for what the deadline from outside does not see, and only so many descriptors.
 
         Args:
           memory_bytes: of address space, beyond what the process has already.
@@ -172,14 +172,14 @@ class Chains:
             hard = resource.getrlimit(kind)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (value, value))
-        os.closerange(4, 256)
+        os.closerange(descriptors, 256)
 
-    def put_on(self, cpu_seconds: float, memory_bytes: int) -> None:
-        """Leaves this process computation and the descriptors 0 to 3."""
+    def put_on(self, cpu_seconds: float, memory_bytes: int, descriptors: int) -> None:
+        """Leaves this process computation and so many descriptors."""
         prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
         if self._ruleset >= 0:
             checked("landlock", libc.syscall(RESTRICT_SELF, self._ruleset, 0))
-        self.limit(cpu_seconds, memory_bytes)
+        self.limit(cpu_seconds, memory_bytes, descriptors)
         for place in self._pids:
             struct.pack_into("I", self._filter, place, os.getpid())
         prctl(22, 2, self._header)  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER

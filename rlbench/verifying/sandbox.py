@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from ..types import Count, Positive, Status
-from .codec import canonical, encode, same
+from .codec import canonical, encode, read, same
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 GRACE = 5.0  # seconds beyond a program's own that a worker may take to answer
@@ -24,7 +24,7 @@ class Limits(NamedTuple):
     cpu_seconds: Positive = 2.0
     wall_seconds: Positive = 10.0
     memory_bytes: Count = 256 << 20  # of address space, beyond the interpreter's own
-    output_bytes: Count = 1 << 20  # of encoded answers
+    output_bytes: Count = 1 << 20  # of encoded answers; to a check, of each
 
 
 class Call(NamedTuple):
@@ -34,28 +34,38 @@ class Call(NamedTuple):
     expected: Any
 
 
+class Check(NamedTuple):
+    """Source that defines check(candidate), and whatever it needs. A process of its own runs it, which is trusted."""
+
+    source: str
+
+
 class Program(NamedTuple):
     """A source that defines a function, and what the function has to do."""
 
     source: str
     entry_point: str
-    tests: tuple[Call, ...]
+    tests: tuple[Call, ...] | Check
 
     def request(self) -> dict[str, Any]:
-        """What the sandbox is told.
+        """What the program's process is told. Of a check it is told nothing but the calls, one by one.
 
         Raises:
           Unencodable: an argument is no plain value.
         """
-        inputs = [[encode(argument, plain=True) for argument in test.args] for test in self.tests]
-        return {"source": self.source, "entry_point": self.entry_point, "inputs": inputs}
+        request = {"source": self.source, "entry_point": self.entry_point}
+        if isinstance(self.tests, Check):
+            return request
+        return request | {"inputs": [[encode(argument, plain=True) for argument in test.args] for test in self.tests]}
 
     def expected(self) -> list[str]:
-        """What it is not told: the canonical text of every expected value.
+        """What it is not told: the source of the check, or the canonical text of every expected value.
 
         Raises:
           Unencodable: a value is no plain one, or equal to nothing, so that nobody could pass.
         """
+        if isinstance(self.tests, Check):
+            return [self.tests.source]
         return [canonical(encode(test.expected, plain=True)) for test in self.tests]
 
 
@@ -93,15 +103,17 @@ class Worker:
           WorkerDied: nobody knows what became of it.
           Unencodable: a test holds a value that is no plain one.
         """
-        request, expected = program.request(), program.expected()
+        requests, expected, checked = [program.request()], program.expected(), isinstance(program.tests, Check)
+        if checked:
+            requests.append({"check": expected[0]})
         # A right answer has to fit, with what JSON and another order of digits may add to it.
         limits = self.limits._replace(output_bytes=max(self.limits.output_bytes, 4 * sum(map(len, expected))))
         try:
-            outcome, said = self._ask(limits._asdict() | {"confined": self.confined}, request)
+            outcome, said = self._ask(limits._asdict() | {"confined": self.confined, "checked": checked}, *requests)
         except (OSError, EOFError, ValueError) as error:
             self.close()
             raise WorkerDied(str(error)) from error
-        status, detail = judge(outcome, said, expected, limits)
+        status, detail = judge_check(outcome, said, limits) if checked else judge(outcome, said, expected, limits)
         return Verdict(status, outcome["cpu_seconds"], outcome["wall_seconds"], detail)
 
     def close(self) -> None:
@@ -194,8 +206,7 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
         reason = read(first).get("broken", f"signal {outcome['signal']}")
         return Status.INFRASTRUCTURE, f"the sandbox could not be set up: {readable(reason)}"
     if outcome["signal"]:
-        late = outcome["cpu_seconds"] > limits.cpu_seconds
-        return (Status.TIMEOUT, "cpu time") if late else (Status.ERROR, f"signal {outcome['signal']}")
+        return killed(outcome, limits)
     lines = [read(line) for line in rest.split(b"\n", len(expected) + 2)]  # more are none of its business
     for line in lines:
         if "memory" in line:
@@ -216,13 +227,34 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
 READY = b'{"ready": true}'
 
 
-def read(line: bytes) -> dict[str, Any]:
-    """A line as an object; an empty one where it is none."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return value if type(value) is dict else {}
+def judge_check(outcome: dict[str, Any], said: bytes, limits: Limits) -> tuple[Status, str]:
+    """A status and its reason, from what became of a program's process and what the one that checks it wrote.
+
+    That one is believed as long as it speaks. It says that it has begun before the program runs. From then on its
+    silence counts as the program's doing.
+    """
+    first, *lines = said.splitlines() or [b""]
+    if first != READY:
+        reason = read(first).get("broken", outcome["stopped"])
+        return Status.INFRASTRUCTURE, f"the sandbox could not be set up: {readable(reason)}"
+    begun = bool(lines) and read(lines[0]) == {"begun": True}
+    last = read(lines[-1]) if lines else {}
+    if not begun or last.get("status") == Status.INFRASTRUCTURE:
+        why = last.get("detail") or f"the check did not begin ({outcome['stopped'] or 'it ended'})"
+        return Status.INFRASTRUCTURE, f"its tests cannot be told: {readable(why)}"
+    if outcome["stopped"]:
+        return Status.TIMEOUT, f"{outcome['stopped']} time"
+    if last.get("ended") and outcome["signal"]:
+        return killed(outcome, limits)
+    if "status" not in last:
+        return Status.WRONG, "its check crashed"
+    return Status(last["status"]), readable(last["detail"])
+
+
+def killed(outcome: dict[str, Any], limits: Limits) -> tuple[Status, str]:
+    """A program that a signal ended."""
+    late = outcome["cpu_seconds"] > limits.cpu_seconds
+    return (Status.TIMEOUT, "cpu time") if late else (Status.ERROR, f"signal {outcome['signal']}")
 
 
 def readable(detail: Any) -> str:

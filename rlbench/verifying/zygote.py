@@ -5,14 +5,16 @@ program on its standard input it forks a child that reads and runs it, and keeps
 zygote itself holds nothing of any program, or the next one could find it: neither the source nor the
 answers, which the kernel passes on to standard output. What they say is the host's business.
 
-Frames: eight bytes of length, then so many bytes. A request is a frame of limits and one of the program,
-both JSON; a response is frames of what the child wrote, an empty one, and one of what became of it.
+Frames: eight bytes of length, then so many bytes. A request is a frame of limits, one of the program, and
+perhaps one of a check, all JSON; a response is frames of what the child wrote, an empty one, and one of what
+became of it. A check runs in a second child, which asks the first and does the writing.
 """
 
 import codecs
 import contextlib
 import encodings
 import fcntl
+import functools
 import gc
 import importlib
 import importlib.util
@@ -27,6 +29,7 @@ import sys
 import termios
 import time
 import types
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,32 +80,34 @@ def write_frames(descriptor: int, *frames: bytes) -> None:
     write_all(descriptor, b"".join(struct.pack(">Q", len(frame)) + frame for frame in frames))
 
 
-# ---- in the child: nobody has read the program
+# ---- in a child: nobody has read the program
 
 
-def child(limits: dict, requests: int, result: int, chains: Any, zygote: int) -> NoReturn:
-    """Reads a program and runs it on its inputs, in chains unless told otherwise."""
+def child(job: Callable, limits: dict, requests: int, ends: Sequence[int], chains: Any, zygote: int) -> NoReturn:
+    """Reads a request and does its job, in chains unless told otherwise."""
     try:
-        perform(json.loads(prepare(limits, requests, result, chains, zygote)))
+        job(json.loads(prepare(limits, requests, ends, chains, zygote)))
     finally:
         os._exit(0)  # whatever the program did to whatever is called on the way out
 
 
-def prepare(limits: dict, requests: int, result: int, chains: Any, zygote: int) -> bytes:
-    """Gives up everything but computation and the pipe, which becomes descriptor 3; says so, or what failed.
+def prepare(limits: dict, requests: int, ends: Sequence[int], chains: Any, zygote: int) -> bytes:
+    """Gives up everything but computation and some ends of pipes, which become descriptors 3, 4, ...
 
-    Returns the request, which is read here, so that the zygote never holds it.
+    Says so to the first of them, or what failed. Returns the request, which is read here, so that the zygote
+    never holds it.
     """
     try:
         request = read_frame(requests) or b""
-        os.dup2(result, 3)
+        for descriptor, end in enumerate([fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in ends], 3):
+            os.dup2(end, descriptor)
         os.dup2(0, 1)  # the zygote's own is nothing already
         os.dup2(0, 2)
         confine.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with the zygote
         if os.getppid() != zygote:
             os._exit(1)
         measures = chains.put_on if limits["confined"] else chains.limit
-        measures(limits["cpu_seconds"], limits["memory_bytes"])
+        measures(limits["cpu_seconds"], limits["memory_bytes"], 3 + len(ends))
     except BaseException as error:
         say(broken=f"{type(error).__name__}: {error}")
         raise
@@ -111,23 +116,107 @@ def prepare(limits: dict, requests: int, result: int, chains: Any, zygote: int) 
 
 
 def perform(request: dict) -> None:
-    """Calls the program's function on every input and says what it returns."""
+    """Calls the program's function on every input, or for every call that comes, and says what it returns."""
     try:
-        inputs = [[codec.decode(tree) for tree in arguments] for arguments in request["inputs"]]
-        module = types.ModuleType("solution")
-        module.__file__ = "<solution>"
-        # Where data classes, type hints and pickles look themselves up.
-        sys.modules["solution"] = sys.modules["__main__"] = module
-        with contextlib.suppress(SystemExit):
-            exec(compile(request["source"].removeprefix("\ufeff"), "<solution>", "exec"), vars(module))
-        function = vars(module)[request["entry_point"]]
-        for number, arguments in enumerate(inputs):
-            say(test=number, value=codec.encode(function(*arguments)))
-        say(end=len(inputs))
+        inputs = [decoded(arguments, {}) for arguments in request["inputs"]] if "inputs" in request else calls()
+        function = load(request["source"], request["entry_point"])
+        answered = 0
+        for arguments, named in inputs:
+            say(test=answered, value=codec.encode(function(*arguments, **named)))
+            answered += 1
+        say(end=answered)
     except MemoryError:
         say(memory=True)
     except BaseException as error:
         say(error=f"{type(error).__name__}: {error}"[:500])
+
+
+def load(source: str, name: str) -> Any:
+    """What a source calls by a name."""
+    module = types.ModuleType("solution")
+    module.__file__ = "<solution>"
+    # Where data classes, type hints and pickles look themselves up.
+    sys.modules["solution"] = sys.modules["__main__"] = module
+    with contextlib.suppress(SystemExit):
+        exec(compile(source.removeprefix("\ufeff"), "<solution>", "exec"), vars(module))
+    return vars(module)[name]
+
+
+def decoded(arguments: list, named: dict) -> tuple[list, dict]:
+    return [codec.decode(tree) for tree in arguments], {name: codec.decode(tree) for name, tree in named.items()}
+
+
+def calls() -> Iterator[tuple[list, dict]]:
+    """What a check asks, from when it stands, which this waits for, until it is through."""
+    read_frame(4)
+    return (decoded(*json.loads(frame)) for frame in iter(functools.partial(read_frame, 4), None))
+
+
+def examine(request: dict, limits: dict) -> None:
+    """Runs the check of a program, which is in the process next to this one, and says how it went.
+
+    The check is trusted; the program's answers are not. The program runs once the check stands: what goes wrong
+    before is the check's fault, and what goes wrong after the first answer never is, so that no program can do
+    away with a verdict.
+    """
+    asked, answers = 0, io.BufferedReader(io.FileIO(5))
+
+    def conclude(status: str, detail: str = "", **more: Any) -> NoReturn:
+        say(status=status, detail=detail[:500], **more)
+        os._exit(0)  # whatever the check does about exceptions
+
+    def tell(frame: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the program is gone; its last line tells why
+            write_frames(4, frame)
+
+    def heard() -> dict:
+        """The program's next line."""
+        line = answers.readline(limits["output_bytes"] + 1)
+        if len(line) > limits["output_bytes"]:
+            conclude("error", f"more than {limits['output_bytes']:,} bytes in an answer")
+        if not line.endswith(b"\n"):
+            conclude("error", "it ended before the check did", ended=True)
+        said = codec.read(line)
+        if "memory" in said:
+            conclude("out of memory", f"more than {limits['memory_bytes']:,} bytes")
+        if "error" in said:
+            conclude("error", str(said["error"]))
+        return said
+
+    def candidate(*arguments: Any, **named: Any) -> Any:
+        nonlocal asked
+        try:
+            trees = [codec.encode(argument, plain=True) for argument in arguments]
+            call = json.dumps([trees, {name: codec.encode(argument, plain=True) for name, argument in named.items()}])
+        except codec.Unencodable as error:
+            # After its first answer a program may have had a part in what it is asked.
+            conclude("wrong" if asked else "infrastructure", f"after {asked} calls: {error}")
+        tell(call.encode())
+        said = heard()
+        if said.get("test") != asked:
+            conclude("error", "not every call was answered once")
+        asked += 1
+        try:
+            return codec.decode(said.get("value"))
+        except codec.Unencodable as error:
+            conclude("error", str(error))
+
+    if (first := codec.read(answers.readline(1000))) != {"ready": True}:
+        conclude("infrastructure", first.get("broken", "the program's process ended"))
+    try:
+        check = load(request["check"], "check")
+    except BaseException as error:
+        conclude("infrastructure", f"{type(error).__name__}: {error}")
+    say(begun=True)
+    tell(b"")
+    try:
+        check(candidate)
+    except BaseException as error:
+        conclude("wrong", f"after {asked} calls: {type(error).__name__}: {error}")
+    os.close(4)
+    if heard() != {"end": asked} or answers.read(1):
+        conclude("error", "not every call was answered once")
+    conclude("passed")
 
 
 def say(**line) -> None:
@@ -143,12 +232,8 @@ def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
     What the child writes is passed on by the kernel, in frames, the last of which is empty: this process
     holds nothing of any program, or the next child could find it.
     """
-    began, zygote = time.monotonic(), os.getpid()
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        child(limits, requests, writing, chains, zygote)
-    os.close(writing)
+    began = time.monotonic()
+    reading, children = start(limits, requests, chains)
     size, stopped, ended = 0, None, False
     ears = select.poll()
     ears.register(reading, select.POLLIN)
@@ -160,14 +245,14 @@ def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
                 write_all(responses, struct.pack(">Q", there))
                 while there:
                     there -= os.splice(reading, responses, there)
-        if size > limits["output_bytes"]:
+        if size > limits["output_bytes"] and not limits["checked"]:
             stopped = "output"
-        elif not ended and cpu_seconds_of(pid) > limits["cpu_seconds"]:
+        elif not ended and any(cpu_seconds_of(pid) > limits["cpu_seconds"] for pid in children):
             stopped = "cpu"
         elif not ended and time.monotonic() - began > limits["wall_seconds"]:
             stopped = "wall"
     os.close(reading)
-    status, usage = reap(pid, patient=ended)
+    (status, usage), *_ = [reap(pid, patient=ended) for pid in children]
     outcome = {
         "stopped": stopped,
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
@@ -175,6 +260,41 @@ def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
         "wall_seconds": time.monotonic() - began,
     }
     write_frames(responses, b"", json.dumps(outcome).encode())
+
+
+def start(limits: dict, requests: int, chains: Any) -> tuple[int, list[int]]:
+    """Forks a child for the next program, and one that checks it, if it comes with a check.
+
+    Between the two are pipes that are theirs alone. The second reads the check after the first has read the
+    program and given up the pipe of requests: neither ever holds what is the other's.
+
+    Returns:
+      A pipe that says how it went, and the processes, the program's first.
+    """
+    zygote = os.getpid()
+
+    def fork(job: Callable, requests: int, *ends: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            child(job, limits, requests, ends, chains, zygote)
+        return pid
+
+    if not limits["checked"]:
+        reading, writing = os.pipe()
+        program = fork(perform, requests, writing)
+        os.close(writing)
+        return reading, [program]
+    (asked, asking), (answered, answering) = os.pipe(), os.pipe()
+    program = fork(perform, requests, answering, asked)
+    os.close(answering)
+    ears = select.poll()
+    ears.register(answered, select.POLLIN)
+    ears.poll(1000 * limits["wall_seconds"])  # until it is ready
+    reading, writing = os.pipe()
+    judge = fork(functools.partial(examine, limits=limits), requests, writing, asking, answered)
+    for descriptor in (asked, asking, answered, writing):
+        os.close(descriptor)
+    return reading, [program, judge]
 
 
 def waiting(pipe: int) -> int:

@@ -111,9 +111,9 @@ ATTACKS: dict[str, dict[str, str]] = {
             "import sys\ndef f(a, b):\n    r = sys._getframe(1).f_locals['request']\n    return r['expected'][0]\n"
         ),
         "more tests in the request": (
-            "import sys\nr = sys._getframe(1).f_locals['request']\nr['inputs'].clear()\ndef f(a, b):\n    return 0\n"
+            "import sys\nr = sys._getframe(2).f_locals['request']\nr['inputs'].clear()\ndef f(a, b):\n    return 0\n"
         ),
-        "fewer inputs": "import sys\nfr = sys._getframe(1)\nfr.f_locals['inputs'].clear()\ndef f(a, b):\n    return 0\n",
+        "fewer inputs": "import sys\nfr = sys._getframe(2)\nfr.f_locals['inputs'].clear()\ndef f(a, b):\n    return 0\n",
         "asserts thrown away": "__debug__ = False\n" + returns("0"),
         "a small number overwritten": (
             "import ctypes\nctypes.memmove(id(5) + 24, id(0) + 24, 4)\ndef f(a, b):\n    return 0\n"

@@ -46,3 +46,26 @@ def test_what_is_too_deep_or_too_large_is_refused():
     for value in (deep, loop, "x" * 2_000_000, 1 << 100_000, list(range(1_000_001))):
         with pytest.raises(Unencodable):
             encode(value)
+
+
+def test_what_a_program_says_is_decoded_within_bounds():
+    deep: list = ["none", None]
+    for _ in range(65):
+        deep = ["list", [deep]]
+    for tree in (
+        deep,
+        ["int", "f" * 20_000],
+        ["float", "0x1p+9999"],
+        ["set", [["list", []]]],
+        ["no", 1],
+        [],
+        None,
+        "xy",
+    ):
+        with pytest.raises(Unencodable):
+            decode(tree)
+    opaque = decode(["other", "int"])
+    assert opaque == opaque and opaque != decode(["other", "int"]) and type(opaque) is not int
+    for use in (bool, int, len, iter, lambda x: x + 1, lambda x: x < 1, lambda x: x.real, lambda x: x()):
+        with pytest.raises((TypeError, AttributeError)):
+            use(opaque)

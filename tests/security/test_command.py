@@ -42,6 +42,15 @@ class TestCommand:
         assert done.returncode == 1
 
     @needs_sandbox
+    def test_a_line_may_have_a_check_instead_of_tests(self):
+        check = "def check(f):\n    assert f(2, 3) == 5\n    assert f(f(1, 1), 1) == 3"
+        row = {"source": "def f(a, b): return a + b", "entry_point": "f", "check": check}
+        rows = [row, row | {"source": "f = max"}, row | {"check": 1}, row | {"tests": []}, row | {"check": ""}]
+        done = self.verify("\n".join(map(json.dumps, rows)))
+        statuses = [json.loads(row)["status"] for row in done.stdout.splitlines()]
+        assert statuses == ["passed", "wrong", *["infrastructure"] * 3] and done.returncode == 1
+
+    @needs_sandbox
     def test_a_verdict_comes_before_the_next_line_is_sent(self):
         command = [sys.executable, "-m", "rlbench.verifying.command"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

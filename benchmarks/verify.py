@@ -10,10 +10,10 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from rlbench.types import Status
+from rlbench.types import Call, Check, Program, Status
 from rlbench.verifying.pool import Pool
 from rlbench.verifying.probe import confined
-from rlbench.verifying.sandbox import Call, Check, Limits, Program
+from rlbench.verifying.sandbox import Limits
 
 CALLS = tuple(Call(([3, 1, 2], k), [1, 2, 3][:k]) for k in range(5))
 CHECK = Check("def check(f):\n    for k in range(5):\n        assert f([3, 1, 2], k) == [1, 2, 3][:k]\n")

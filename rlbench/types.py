@@ -163,11 +163,52 @@ class Step(NamedTuple):
         return self.observation if self.status == Status.OPEN else None
 
 
+class Call(NamedTuple):
+    """A call and what it has to return, exactly: same type, same value."""
+
+    args: tuple[Any, ...]
+    expected: Any
+
+
+class Check(NamedTuple):
+    """Source that defines check(candidate), and whatever it needs. A process of its own runs it, which is trusted."""
+
+    source: str
+
+
+class Program(NamedTuple):
+    """A source that defines a function, and what the function has to do."""
+
+    source: str
+    entry_point: str
+    tests: tuple[Call, ...] | Check
+
+
+class Verdict(NamedTuple):
+    """What became of a program."""
+
+    status: Status
+    cpu_seconds: float = 0.0  # of its process
+    wall_seconds: float = 0.0
+    detail: str = ""
+    queue_seconds: float = 0.0  # that it waited for a free worker
+    repeated: bool = False  # the verdict of an identical program
+
+
 class Trial(NamedTuple):
     """The environment's answer to a reply that has to be run before it can be judged."""
 
-    program: Any  # what the sandbox runs, and what is expected of it
-    settle: Callable[[Any], Step]  # of the sandbox's verdict
+    program: Program
+    settle: Callable[[Verdict], Step]
+
+    @classmethod
+    def last(cls, program: Program, state: Any) -> "Trial":
+        """One that ends the conversation, and pays 1 for a program that passes."""
+
+        def settle(verdict: Verdict) -> Step:
+            return Step(state, None, float(verdict.status == Status.PASSED), verdict.status, verdict.cpu_seconds)
+
+        return cls(program, settle)
 
 
 class Bounds(NamedTuple):

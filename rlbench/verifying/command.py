@@ -19,10 +19,10 @@ from queue import Queue
 from threading import Thread
 from typing import Any, TextIO
 
-from ..types import ConfigError, Status
+from ..types import Call, Check, ConfigError, Program, Status, Verdict
 from .pool import Pool
 from .probe import confined
-from .sandbox import Call, Check, Limits, Program, Verdict
+from .sandbox import Limits
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..types import Status
+from ..types import Program, Status, Verdict
 from .codec import Unencodable
-from .sandbox import Limits, Program, Verdict, Worker, WorkerDied
+from .sandbox import Limits, Worker, WorkerDied, expected_of, request_of
 
 
 class Pool:
@@ -90,7 +90,7 @@ class Pool:
 def identity(program: Program) -> str:
     """The same for the same source and tests; trees tell 1 from True and from 1.0, which are equal."""
     try:
-        return json.dumps([program.request(), program.expected()])
+        return json.dumps([request_of(program), expected_of(program)])
     except Unencodable:
         return f"nobody's {id(program)}"
 

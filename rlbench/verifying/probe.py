@@ -3,9 +3,9 @@
 import logging
 from typing import Literal
 
-from ..types import ConfigError, Status
+from ..types import Call, ConfigError, Program, Status
 from .pool import alone
-from .sandbox import Call, Limits, Program, WorkerDied
+from .sandbox import Limits, WorkerDied
 
 log = logging.getLogger(__name__)
 

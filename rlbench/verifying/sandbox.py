@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..types import Count, Positive, Status
+from ..types import Check, Count, Positive, Program, Status, Verdict
 from .codec import canonical, encode, read, same
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
@@ -27,57 +27,27 @@ class Limits(NamedTuple):
     output_bytes: Count = 1 << 20  # of encoded answers; to a check, of each
 
 
-class Call(NamedTuple):
-    """A call and what it has to return, exactly: same type, same value."""
+def request_of(program: Program) -> dict[str, Any]:
+    """What a program's process is told. Of a check it is told nothing but the calls, one by one.
 
-    args: tuple[Any, ...]
-    expected: Any
-
-
-class Check(NamedTuple):
-    """Source that defines check(candidate), and whatever it needs. A process of its own runs it, which is trusted."""
-
-    source: str
-
-
-class Program(NamedTuple):
-    """A source that defines a function, and what the function has to do."""
-
-    source: str
-    entry_point: str
-    tests: tuple[Call, ...] | Check
-
-    def request(self) -> dict[str, Any]:
-        """What the program's process is told. Of a check it is told nothing but the calls, one by one.
-
-        Raises:
-          Unencodable: an argument is no plain value.
-        """
-        request = {"source": self.source, "entry_point": self.entry_point}
-        if isinstance(self.tests, Check):
-            return request
-        return request | {"inputs": [[encode(argument, plain=True) for argument in test.args] for test in self.tests]}
-
-    def expected(self) -> list[str]:
-        """What it is not told: the source of the check, or the canonical text of every expected value.
-
-        Raises:
-          Unencodable: a value is no plain one, or equal to nothing, so that nobody could pass.
-        """
-        if isinstance(self.tests, Check):
-            return [self.tests.source]
-        return [canonical(encode(test.expected, plain=True)) for test in self.tests]
+    Raises:
+      Unencodable: an argument is no plain value.
+    """
+    request = {"source": program.source, "entry_point": program.entry_point}
+    if isinstance(program.tests, Check):
+        return request
+    return request | {"inputs": [[encode(argument, plain=True) for argument in test.args] for test in program.tests]}
 
 
-class Verdict(NamedTuple):
-    """What became of a program."""
+def expected_of(program: Program) -> list[str]:
+    """What it is not told: the source of the check, or the canonical text of every expected value.
 
-    status: Status
-    cpu_seconds: float = 0.0  # of its process
-    wall_seconds: float = 0.0
-    detail: str = ""
-    queue_seconds: float = 0.0  # that it waited for a free worker
-    repeated: bool = False  # the verdict of an identical program
+    Raises:
+      Unencodable: a value is no plain one, or equal to nothing, so that nobody could pass.
+    """
+    if isinstance(program.tests, Check):
+        return [program.tests.source]
+    return [canonical(encode(test.expected, plain=True)) for test in program.tests]
 
 
 class WorkerDied(ConnectionError):
@@ -103,7 +73,8 @@ class Worker:
           WorkerDied: nobody knows what became of it.
           Unencodable: a test holds a value that is no plain one.
         """
-        requests, expected, checked = [program.request()], program.expected(), isinstance(program.tests, Check)
+        requests, expected = [request_of(program)], expected_of(program)
+        checked = isinstance(program.tests, Check)
         if checked:
             requests.append({"check": expected[0]})
         # A right answer has to fit, with what JSON and another order of digits may add to it.

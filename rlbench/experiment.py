@@ -67,7 +67,7 @@ class Experiment:
             "status": "running",
             "accuracy_before": None,
             "accuracy_after": None,
-            "sandbox": plan.verifier.backend,
+            "sandbox": plan.verifier.sandbox and plan.verifier.sandbox.backend,
         }
         self.memory = MemoryMeter(plan.devices[0])
         self.devices = Devices(plan.devices, self.memory.observe)

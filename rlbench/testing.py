@@ -202,16 +202,16 @@ def states_of(task: Task, split: str) -> list[Any]:
 def check_gold(task: Task, verifier: Verifier) -> None:
     """Its own gold replies earn full reward, which is 1."""
     for split in SPLITS:
-        for seed, (total, status) in enumerate(verifier.play(task, states_of(task, split))):
-            assert abs(total - 1) < 1e-6 and status == Status.PASSED, f"{split} {seed}: gold earned {total}, {status}"
+        for seed, step in enumerate(verifier.play(task, states_of(task, split))):
+            assert abs(step.reward - 1) < 1e-6 and step.status == Status.PASSED, f"{split} {seed}: gold earned {step}"
 
 
 def check_garbage(task: Task, verifier: Verifier) -> None:
     """Replies that answer nothing earn less than full reward, and break nothing."""
     for reply in GARBAGE:
-        for seed, (total, status) in enumerate(verifier.play(task, states_of(task, "train"), reply)):
-            assert total < 1, f"train {seed}: {reply!r} earned {total}"
-            assert status != Status.INFRASTRUCTURE, f"train {seed}: {reply!r} broke the verifier"
+        for seed, step in enumerate(verifier.play(task, states_of(task, "train"), reply)):
+            assert step.reward < 1, f"train {seed}: {reply!r} earned {step.reward}"
+            assert step.status != Status.INFRASTRUCTURE, f"train {seed}: {reply!r} broke the verifier: {step.detail}"
 
 
 def check_deterministic(task: Task, verifier: Verifier) -> None:

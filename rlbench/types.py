@@ -115,6 +115,7 @@ class Status(StrEnum):
     ERROR = "error"  # a program that raised, crashed or did not answer
     TIMEOUT = "timeout"  # wrong for want of time
     MEMORY = "out of memory"
+    UNSUPPORTED = "unsupported"  # by the interpreter that had to run it; a failure like the others
     INFRASTRUCTURE = "infrastructure"
 
 
@@ -156,6 +157,7 @@ class Step(NamedTuple):
     reward: float
     status: Status
     cpu_seconds: float = 0.0
+    detail: str = ""  # the reason of the status, for people
 
     @property
     def asks(self) -> str | None:
@@ -206,7 +208,8 @@ class Trial(NamedTuple):
         """One that ends the conversation, and pays 1 for a program that passes."""
 
         def settle(verdict: Verdict) -> Step:
-            return Step(state, None, float(verdict.status == Status.PASSED), verdict.status, verdict.cpu_seconds)
+            passed = verdict.status == Status.PASSED
+            return Step(state, None, float(passed), verdict.status, verdict.cpu_seconds, verdict.detail)
 
         return cls(program, settle)
 

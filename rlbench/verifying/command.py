@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from ..types import Call, Check, ConfigError, Program, Status, Verdict
 from .pool import Pool
-from .probe import confined
+from .probe import BACKENDS, choose
 from .sandbox import Limits
 
 
@@ -31,12 +31,12 @@ def main() -> None:
     sys.set_int_max_str_digits(0)  # tests may hold long integers
     limits = Limits(options.cpu_seconds, options.wall_seconds, options.memory_mb << 20)
     try:
-        chains = confined(options.backend)
+        sandbox = choose(options.backend)
     except ConfigError as error:
         print(f"rlbench-verify: {error}", file=sys.stderr)
         sys.exit(2)
     judged = True
-    with opened(options.file) as lines, Pool(limits, workers=options.workers, confined=chains) as pool:
+    with opened(options.file) as lines, Pool(limits, workers=options.workers, sandbox=sandbox) as pool:
         for name, verdict in verify(lines, pool):
             judged &= verdict.status != Status.INFRASTRUCTURE
             line = {"id": name, "status": verdict.status}
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "rlbench-verify", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("file", nargs="?", default="-", help="of JSON lines; - is standard input, the default")
-    arguments.add_argument("--backend", choices=["auto", "fork", "unsafe"], default="auto")
+    arguments.add_argument("--backend", choices=BACKENDS, default="auto")
     arguments.add_argument("--workers", type=positive, help="processes that verify; by default one a core")
     arguments.add_argument("--cpu-seconds", type=seconds, default=2.0, help="of each program (2)")
     arguments.add_argument("--wall-seconds", type=seconds, default=10.0, help="of each program (10)")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..types import Program, Status, Verdict
 from .codec import Unencodable
-from .sandbox import Limits, Worker, WorkerDied, expected_of, request_of
+from .sandbox import FORK, Limits, Sandbox, Worker, WorkerDied, expected_of, request_of
 
 
 class Pool:
@@ -25,13 +25,13 @@ class Pool:
       queue: programs that may wait for a worker; who submits more waits himself.
     """
 
-    def __init__(self, limits: Limits, *, workers: int | None = None, queue: int = 10_000, confined: bool = True):
+    def __init__(self, limits: Limits, *, workers: int | None = None, queue: int = 10_000, sandbox: Sandbox = FORK):
         self.count = workers or cores()
         self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="verifier")
         self._room = threading.BoundedSemaphore(queue)
         self._mine = threading.local()
         self._workers: list[Worker] = []
-        self._make = lambda: Worker(limits, confined)
+        self._make = lambda: Worker(limits, sandbox)
 
     def submit(self, program: Program) -> Future[Verdict]:
         """Starts verifying a program, as soon as a worker is free."""
@@ -97,7 +97,7 @@ def identity(program: Program) -> str:
 
 def cores() -> int:
     """That this process may use: by its affinity, and by the quota of its control group."""
-    allowed = len(os.sched_getaffinity(0))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         allowed = min(allowed, math.ceil(int(quota) / int(period)))
@@ -105,9 +105,9 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def alone(limits: Limits, confined: bool = True) -> Iterator[Worker]:
+def alone(limits: Limits, sandbox: Sandbox = FORK) -> Iterator[Worker]:
     """A single worker, for a block."""
-    worker = Worker(limits, confined)
+    worker = Worker(limits, sandbox)
     try:
         yield worker
     finally:

@@ -1,21 +1,35 @@
 """One sandboxed worker: programs go in, verdicts come out. The host judges; the program never sees what is expected."""
 
+import contextlib
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from ..types import Check, Count, Positive, Program, Status, Verdict
-from .codec import canonical, encode, read, same
+from .codec import Unencodable, canonical, encode, read, same
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
+MONTY = Path(__file__).with_name("monty.py")
 GRACE = 5.0  # seconds beyond a program's own that a worker may take to answer
+
+
+class Sandbox(NamedTuple):
+    """What holds programs; `probe.choose` finds one that does, and nothing else changes it."""
+
+    backend: Literal["fork", "monty", "unsafe"]
+    wrapper: tuple[str, ...] = ()  # the command that the worker's own is put behind
+    why: str = ""  # it was chosen
+
+
+FORK = Sandbox("fork", why="the default")
 
 
 class Limits(NamedTuple):
@@ -55,14 +69,13 @@ class WorkerDied(ConnectionError):
 
 
 class Worker:
-    """A zygote process, started at first use and again after it died.
+    """A process that runs programs, a zygote or Monty's, started at first use and again after it died.
 
-    Args:
-      confined: whether programs run in chains. Without, they may do what this user may.
+    In a wrapper it may end with the thread that used it first.
     """
 
-    def __init__(self, limits: Limits, confined: bool = True):
-        self.limits, self.confined = limits, confined
+    def __init__(self, limits: Limits, sandbox: Sandbox = FORK):
+        self.limits, self.sandbox = limits, sandbox
         self.greeting: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,12 +88,15 @@ class Worker:
         """
         requests, expected = [request_of(program)], expected_of(program)
         checked = isinstance(program.tests, Check)
+        if checked and self.sandbox.backend == "monty":
+            raise Unencodable("a check may be any Python: it wants the backend fork")
         if checked:
             requests.append({"check": expected[0]})
         # A right answer has to fit, with what JSON and another order of digits may add to it.
         limits = self.limits._replace(output_bytes=max(self.limits.output_bytes, 4 * sum(map(len, expected))))
         try:
-            outcome, said = self._ask(limits._asdict() | {"confined": self.confined, "checked": checked}, *requests)
+            confined = self.sandbox.backend != "unsafe"
+            outcome, said = self._ask(limits._asdict() | {"confined": confined, "checked": checked}, *requests)
         except (OSError, EOFError, ValueError) as error:
             self.close()
             raise WorkerDied(str(error)) from error
@@ -90,7 +106,8 @@ class Worker:
     def close(self) -> None:
         """Ends the process, if there is one."""
         if self._process:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what it started
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe:
@@ -111,9 +128,9 @@ class Worker:
 
     def _start(self) -> None:
         # Not a copy of this process, which has threads: a fresh interpreter that knows only its own folder.
-        command = [sys.executable, "-I", str(ZYGOTE)]
+        path = MONTY if self.sandbox.backend == "monty" else ZYGOTE
         self._process = subprocess.Popen(
-            command,
+            [*self.sandbox.wrapper, sys.executable, "-I", str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -183,7 +200,8 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
         if "memory" in line:
             return Status.MEMORY, f"more than {limits.memory_bytes:,} bytes"
         if "error" in line:
-            return Status.ERROR, readable(line["error"])
+            lacks = outcome["stopped"] == "unsupported"
+            return Status.UNSUPPORTED if lacks else Status.ERROR, readable(line["error"])
     *answers, end, nothing = lines if len(lines) > 1 else ({}, {})
     numbers = [line.get("test") for line in answers]
     once = all(type(number) is int for number in numbers) and numbers == list(range(len(expected)))

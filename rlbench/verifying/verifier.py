@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ..accounting.account import Verification
 from ..types import ConfigError, Count, Positive, Status, Step, Task, Trial
 from .pool import Pool
-from .probe import Backend, confined
-from .sandbox import Limits
+from .probe import Backend, choose
+from .sandbox import Limits, Sandbox
 
 
 class Verifying(NamedTuple):
@@ -27,7 +27,7 @@ class Verifier:
 
     def __init__(self, settings: Verifying):
         self.settings = settings
-        self.backend: str | None = None  # of the sandbox, once there is one
+        self.sandbox: Sandbox | None = None  # once there is one
         self._pool: Pool | None = None
         self._starting = threading.Lock()
 
@@ -50,19 +50,15 @@ class Verifier:
             timeouts=sum(step.status == Status.TIMEOUT for step in steps),
         )
 
-    def play(self, task: Task, states: Sequence[Any], reply: str | None = None) -> list[tuple[float, Status]]:
-        """Plays conversations with the same reply at every turn, or gold ones: rewards and last statuses."""
-        played = [(state, 0.0, Status.OPEN) for state in states]
-        going = list(range(len(states)))
+    def play(self, task: Task, states: Sequence[Any], reply: str | None = None) -> list[Step]:
+        """Plays conversations with the same reply at every turn, or gold ones: last steps, with all of the reward."""
+        played = [Step(state, "", 0.0, Status.OPEN) for state in states]
         for _ in range(task.bounds.turns):
-            said = [played[i][0] for i in going]
-            steps, _ = self.judge(task, [(state, task.gold(state) if reply is None else reply) for state in said])
-            for i, step in zip(going, steps, strict=True):
-                played[i] = (step.state, played[i][1] + step.reward, step.status)
-            going = [i for i, step in zip(going, steps, strict=True) if step.asks is not None]
-            if not going:
-                break
-        return [(reward, status) for _, reward, status in played]
+            going = [i for i, step in enumerate(played) if step.asks is not None]
+            said = [(s, task.gold(s) if reply is None else reply) for s in (played[i].state for i in going)]
+            for i, step in zip(going, self.judge(task, said)[0], strict=True):
+                played[i] = step._replace(reward=played[i].reward + step.reward)
+        return played
 
     def rehearse(self, task: Task) -> None:
         """Plays one problem's gold replies, before anything is spent on a task that pays nobody.
@@ -70,9 +66,10 @@ class Verifier:
         Raises:
           ConfigError: they do not earn full reward, or the sandbox that they need is not safe here.
         """
-        ((reward, status),) = self.play(task, [task.problem(0, "heldout").state])
-        if abs(reward - 1) > 1e-6:
-            raise ConfigError("task", type(task).__name__, f"its own gold reply earned {reward:g} ({status})")
+        (step,) = self.play(task, [task.problem(0, "heldout").state])
+        if abs(step.reward - 1) > 1e-6:
+            why = ", ".join(filter(None, (step.status, step.detail)))
+            raise ConfigError("task", type(task).__name__, f"its own gold reply earned {step.reward:g} ({why})")
 
     def close(self) -> None:
         """Ends the sandbox, if there is one."""
@@ -85,9 +82,8 @@ class Verifier:
                 settings = self.settings
                 limits = Limits(settings.cpu_seconds, settings.wall_seconds, settings.memory_mb << 20)
                 try:
-                    chains = confined(settings.backend)
+                    self.sandbox = choose(settings.backend)
                 except ConfigError as error:
                     raise error.below("verifier") from None
-                self.backend = "fork" if chains else "unsafe"
-                self._pool = Pool(limits, workers=settings.workers, confined=chains)
+                self._pool = Pool(limits, workers=settings.workers, sandbox=self.sandbox)
             return self._pool

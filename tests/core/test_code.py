@@ -25,7 +25,7 @@ def problems(task, count=200, split="train"):
 
 def statuses(task, states, reply):
     """Of the same reply to all, judged in the sandbox."""
-    return [status for _, status in VERIFIER.play(task, states, reply)]
+    return [step.status for step in VERIFIER.play(task, states, reply)]
 
 
 @needs_sandbox

@@ -62,7 +62,8 @@ def test_the_reply_continues_the_prompt(file):
         ("    pass\n", Status.WRONG), ("", Status.WRONG), ("    return x +", Status.ERROR),
         ("    return check\n", Status.ERROR), ("    while True: pass\n", Status.TIMEOUT),
     ):  # fmt: skip
-        assert VERIFIER.play(task, states, reply) == [(float(status == Status.PASSED), status)], reply
+        (step,) = VERIFIER.play(task, states, reply)
+        assert (step.reward, step.status) == (float(status == Status.PASSED), status), (reply, step)
 
 
 def test_it_is_told_what_is_wrong_with_a_file(file):
@@ -81,8 +82,11 @@ def test_it_is_told_what_is_wrong_with_a_file(file):
 
 @needs_sandbox
 def test_a_broken_check_is_found_before_a_run(file):
-    rows = [row(number, test="def check(candidate):\n    assert candidat(1)\n") for number in range(10)]
-    with pytest.raises(ConfigError, match="its own gold reply earned 0"):
+    rows = [row(number, test="def checks(candidate):\n    pass\n") for number in range(10)]
+    with pytest.raises(
+        ConfigError,
+        match=r"earned 0 \(infrastructure, its tests cannot be told",
+    ):
         VERIFIER.rehearse(human_eval(file(*rows)))
 
 

@@ -38,7 +38,7 @@ def test_no_sandbox_is_started_for_a_task_that_runs_nothing():
     verifier = Verifier(VERIFIER.settings)
     steps, took = verifier.judge(Copy(), [("a", "a"), ("a", "b")])
     assert [step.reward for step in steps] == [1.0, 0.0]
-    assert (took.calls, took.programs, took.repeated, verifier.backend) == (2, 0, 0, None)
+    assert (took.calls, took.programs, took.repeated, verifier.sandbox) == (2, 0, 0, None)
 
 
 class PaysNobody(Copy):
@@ -61,9 +61,8 @@ class EndsLate(Copy):
 
 def test_a_task_is_played_to_its_end():
     states = ["a", "b", "a"]
-    assert VERIFIER.play(EndsLate(), states) == [(1.0, Status.PASSED)] * 3
-    right, wrong = (1.0, Status.PASSED), (0.0, Status.WRONG)
-    assert VERIFIER.play(EndsLate(), states, "a") == [right, wrong, right]
+    assert [(step.reward, step.status) for step in VERIFIER.play(EndsLate(), states)] == [(1.0, Status.PASSED)] * 3
+    assert [step.reward for step in VERIFIER.play(EndsLate(), states, "a")] == [1.0, 0.0, 1.0]
 
 
 def test_a_task_that_pays_nobody_is_refused_before_a_run():
@@ -84,7 +83,7 @@ class Broken(Copy):
 
 @needs_sandbox
 def test_so_is_one_whose_verifier_breaks():
-    with pytest.raises(ConfigError, match=r"earned 0 \(infrastructure\)"):
+    with pytest.raises(ConfigError, match=r"earned 0 \(infrastructure, its tests cannot be told"):
         VERIFIER.rehearse(Broken())
 
 
@@ -114,6 +113,6 @@ def test_arithmetic_has_none(plan_of, tmp_path):
 
 @needs_sandbox
 def test_a_sandbox_that_is_not_safe_refuses_the_run_before_it_starts(plan_of, monkeypatch):
-    monkeypatch.setattr("rlbench.verifying.probe.holes", lambda: ["a program that forks gets through"])
-    with pytest.raises(ConfigError, match=r"verifier\.backend=auto: not safe here \(a program that forks"):
+    monkeypatch.setattr("rlbench.verifying.probe.holes", lambda sandbox: ["a program that forks gets through"])
+    with pytest.raises(ConfigError, match=r"verifier\.backend=auto: fork is not safe here \(a program that forks"):
         plan_of("grpo", task="code")

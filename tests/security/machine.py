@@ -1,12 +1,14 @@
 """What a machine has to have for the sandbox to be tested on it."""
 
 import ctypes
+import importlib.util
 import platform
 import sys
 
 import pytest
 
 from rlbench.verifying.confine import KILL, NUMBERS
+from rlbench.verifying.probe import bubblewrap
 
 
 def kernel_filters() -> bool:
@@ -20,3 +22,8 @@ def kernel_filters() -> bool:
 needs_sandbox = pytest.mark.skipif(
     not kernel_filters(), reason="the sandbox wants Linux on x86_64 or aarch64, with seccomp filters"
 )
+needs_monty = pytest.mark.skipif(
+    not importlib.util.find_spec("pydantic_monty"), reason="wants pydantic-monty: pip install rlbench[monty]"
+)
+WRAPPER, about = bubblewrap()
+needs_bubblewrap = pytest.mark.skipif(not WRAPPER, reason=about)

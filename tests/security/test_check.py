@@ -8,7 +8,7 @@ import pytest
 
 from rlbench.types import Call, Check, Program, Status
 from rlbench.verifying.pool import Pool, identity
-from rlbench.verifying.sandbox import Limits, Worker
+from rlbench.verifying.sandbox import Limits, Sandbox, Worker
 from tests.security.attacks import ATTACKS
 from tests.security.checks import ANSWERS, CHANNEL, CHECKS
 from tests.security.machine import needs_sandbox
@@ -167,7 +167,7 @@ def test_many_checks_leave_nothing_behind():
 
 @needs_sandbox
 def test_an_unconfined_program_is_checked_too():
-    with Pool(LIMITS, workers=1, confined=False) as loose:
+    with Pool(LIMITS, workers=1, sandbox=Sandbox("unsafe")) as loose:
         assert [v.status for v in loose.verify([RIGHT, RIGHT._replace(source="def f(a, b): return 0")])] == [
             Status.PASSED, Status.WRONG
         ]  # fmt: skip

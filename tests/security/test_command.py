@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.security.machine import needs_sandbox
+from tests.security.machine import needs_monty, needs_sandbox
 
 
 class TestCommand:
@@ -60,6 +60,13 @@ class TestCommand:
                 assert json.loads(process.stdout.readline())["id"] == name
             process.stdin.close()
         assert process.returncode == 0
+
+    @needs_monty
+    def test_another_backend(self):
+        lines = [self.line(1, "def f(a, b): return a + b"), self.line(2, "import pickle")]
+        done = self.verify("\n".join(lines), "--backend", "monty")
+        statuses = [json.loads(row)["status"] for row in done.stdout.splitlines()]
+        assert statuses == ["passed", "unsupported"] and done.returncode == 0, done.stderr
 
     def test_wrong_options(self):
         for option in ("--cpu-seconds=nan", "--cpu-seconds=0", "--wall-seconds=inf", "--memory-mb=99999999999"):

@@ -18,7 +18,7 @@ from rlbench.types import Call, ConfigError, Program, Status
 from rlbench.verifying import probe, sandbox
 from rlbench.verifying.confine import landlock_version
 from rlbench.verifying.pool import Pool
-from rlbench.verifying.sandbox import Limits, Worker
+from rlbench.verifying.sandbox import Limits, Sandbox, Worker
 from tests.security.attacks import ATTACKS
 from tests.security.machine import needs_sandbox
 from tests.security.programs import HONEST
@@ -59,7 +59,7 @@ def test_attacks_get_through_where_nothing_holds_them():
     ways += ["evading the filter/executable memory", "reading tests and the parent/its own command line"]
     if platform.machine() == "x86_64":
         ways += ["evading the filter/memory as a file", "evading the filter/openat"]
-    with Pool(LIMITS, confined=False) as loose:
+    with Pool(LIMITS, sandbox=Sandbox("unsafe")) as loose:
         for way in ways:
             family, name = way.split("/", 1)
             source = ATTACKS[family][name]
@@ -99,10 +99,9 @@ def test_statuses(pool, source, status):
 @needs_sandbox
 def test_the_sandbox_attacks_itself_and_refuses_where_it_is_not_tight(monkeypatch):
     assert probe.holes() == []
-    assert probe.confined("auto") is True and probe.confined("unsafe") is False
     monkeypatch.setitem(probe.ATTACKS, "adds up", "def f(): return True")
     with pytest.raises(ConfigError, match="a program that adds up gets through"):
-        probe.confined("auto")
+        probe.choose("auto")
 
 
 @needs_sandbox
@@ -334,6 +333,13 @@ def test_it_works_without_root(monkeypatch):
         monkeypatch.setattr(sandbox, "ZYGOTE", Path(folder) / "zygote.py")
         monkeypatch.setattr(sys, "executable", pythons[0])
         assert probe.holes() == []
+        if pythons[0] == "/usr/bin/python3":
+            for name in ("prefix", "base_prefix"):
+                monkeypatch.setattr(sys, name, "/usr")
+            monkeypatch.setattr(probe, "__file__", f"{folder}/probe.py")
+            monkeypatch.setattr(probe.subprocess, "run", functools.partial(subprocess.run, user=nobody))
+            if wrapper := probe.bubblewrap()[0]:
+                assert probe.holes(Sandbox("fork", wrapper)) == []
 
 
 def runs_as(user: int, python: str) -> bool:

@@ -1,0 +1,256 @@
+"""The process that runs programs in Monty, a subset of Python interpreted in Rust (package `pydantic-monty`).
+
+For kernels that cannot hold a program. Started by its path, with `python -I`, never imported; speaks the
+zygote's frames. A program is text to it and to the child that it forks for each: only the interpreter, a process of
+its own and fresh for each program, runs it. It is given no function of ours, no file and no environment.
+Whatever a program kills, its interpreter or the child that reads its answers, is its own.
+"""
+
+import builtins
+import contextlib
+import fcntl
+import gc
+import importlib.util
+import json
+import keyword
+import os
+import re
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import opentelemetry.context
+import psutil
+import pydantic_monty
+
+specification = importlib.util.spec_from_file_location("zygote", Path(__file__).with_name("zygote.py"))
+assert specification and specification.loader
+zygote = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(zygote)
+codec, say = zygote.codec, zygote.say
+
+CPU, WALL, UNSUPPORTED = 3, 4, 5  # what a child's exit says
+STOPS = {CPU: "cpu", WALL: "wall", UNSUPPORTED: "unsupported"}
+GRACE = 2.0  # seconds beyond a deadline in which the child has to have kept it
+ENDING = threading.Lock()  # whoever of a child's threads has it says how the child ends
+OVERHEAD = 1 << 30  # bytes of address space that an interpreter and a child have besides
+
+# Values leave the interpreter by a conversion that makes a deque a list and most others their repr, and that unfolds
+# what is shared. So the types are looked at inside, exactly, and no more than can be told is let out. A program that
+# gets at this tells lies about its own answer, which it could have given right away.
+PRELUDE = f"""
+def __make():
+    from collections import Counter, defaultdict
+    kind_of, size = type, len
+    leaves, texts = (type(None), bool, int, float, complex), (str, bytes)
+    sequences, maps = (list, tuple, set, frozenset), (dict, Counter, defaultdict)
+    left = 0
+    def foreign(value, depth):
+        nonlocal left
+        kind = kind_of(value)
+        left -= 1
+        if kind in leaves:
+            return None
+        if kind in texts:
+            left -= size(value)
+            return None
+        if depth > {codec.DEPTH} or left < 0:
+            raise ValueError("nested too deep, or too large")
+        if kind in sequences:
+            for item in value:
+                if found := foreign(item, depth + 1):
+                    return found
+        elif kind in maps:
+            for key, item in value.items():
+                if found := foreign(key, depth + 1) or foreign(item, depth + 1):
+                    return found
+        else:
+            return kind.__name__
+        return None
+    def answer(value):
+        nonlocal left
+        left = {codec.SIZE}
+        found = foreign(value, 0)
+        return (found, None) if found else (None, value)
+    return answer
+__answer__ = __make()
+"""
+
+
+# ---- in the child
+
+
+def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty) -> NoReturn:
+    """Has an interpreter run a program, keeps its deadlines, and says what it answers."""
+    exit_code = 0
+    try:
+        os.dup2(result, 3, inheritable=False)
+        os.dup2(0, 2)  # the interpreter's last words
+        limit(limits["memory_bytes"])
+        task = json.loads(request)
+        inputs = [[codec.decode(tree) for tree in arguments] for arguments in task["inputs"]]
+        allowed: Any = {"max_memory": limits["memory_bytes"], "max_suspensions": 100_000}
+        # If this child dies, nobody else stops the interpreter.
+        allowed["max_feed_duration_secs"] = limits["wall_seconds"] + GRACE
+        session = pool.checkout(
+            limits=allowed, assert_message_annotations=False, os_policy={"sleep_system_max": float("inf")}
+        )
+        with pool, session:
+            assert session.worker_pid
+            feed(session, PRELUDE, inputs={"__arguments__": inputs})
+            say(ready=True)
+            threading.Thread(target=watch, args=(session.worker_pid, limits), daemon=True).start()
+            exit_code = perform(session, task, len(inputs))
+    except BaseException as error:
+        say(broken=f"{type(error).__name__}: {error}")
+    finally:
+        ENDING.acquire()  # unless the time is over
+        os._exit(exit_code)
+
+
+def limit(memory_bytes: int) -> None:
+    """What the interpreter's own limits leave out; it inherits these."""
+    for kind, value in (
+        (resource.RLIMIT_AS, 2 * memory_bytes + OVERHEAD),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # not every system has them all
+            resource.setrlimit(kind, (value, value))
+
+
+def watch(interpreter: int, limits: dict) -> None:
+    """Ends both when their time is over, whatever they are doing."""
+    end, process = time.monotonic() + limits["wall_seconds"], None
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        while True:
+            time.sleep(0.01)
+            process = process or psutil.Process(interpreter)  # most programs are done by now
+            late = time.process_time() + sum(process.cpu_times()[:2]) > limits["cpu_seconds"]
+            if late or time.monotonic() > end:
+                ENDING.acquire()
+                os.kill(interpreter, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(interpreter, 0)  # so that its time counts
+                os._exit(CPU if late else WALL)
+
+
+def feed(session: pydantic_monty.MontySession, text: str, inputs: dict[str, Any] | None = None) -> Any:
+    return session.feed_run(text, inputs=inputs, print_callback=lambda stream, text: None)
+
+
+def perform(session: pydantic_monty.MontySession, task: dict, count: int) -> int:
+    """Says what the program's function returns for every input. Returns how the child has to exit."""
+    source, entry = task["source"].removeprefix("\ufeff"), task["entry_point"]
+    try:
+        if not entry.isidentifier() or keyword.iskeyword(entry):
+            raise KeyError(entry)
+        if SURROGATE.search(source):
+            say(error="no text of Monty's holds a surrogate")
+            return UNSUPPORTED
+        feed(session, f"{entry} = None")  # or a built-in function of that name would do
+        feed(session, source)
+        for number in range(count):
+            foreign, value = feed(session, f"__answer__({entry}(*__arguments__[{number}]))")
+            say(test=number, value=[codec.OTHER, str(foreign)[:80]] if foreign else codec.encode(value))
+        say(end=count)
+    except pydantic_monty.MontyCrashedError as error:
+        say(error=f"the interpreter died: {error}")
+    except pydantic_monty.MontyError as error:
+        raised = error.exception()
+        if isinstance(raised, MemoryError):
+            say(memory=True)
+        else:
+            say(error=f"{type(raised).__name__}: {raised}"[:500])
+            return UNSUPPORTED if unsupported(raised) else 0
+    except MemoryError:
+        say(memory=True)
+    except Exception as error:  # an answer that is none
+        say(error=f"{type(error).__name__}: {error}"[:500])
+    return 0
+
+
+SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]|\\U0000[dD][89a-fA-F]")  # it would silently be another
+LACKING = ("monty", "supported", "cannot create '", "object to bytes")
+
+
+def unsupported(raised: BaseException) -> bool:
+    """Whether CPython would have had what is missing. A program may raise as if: it earns nothing by it."""
+    text = str(raised)
+    names = re.findall(r"'([\w.]+)'", text)
+    if isinstance(raised, ImportError):
+        return any(name.split(".")[0] in sys.stdlib_module_names for name in names)
+    if isinstance(raised, AttributeError) and len(names) == 2:
+        return names[0] in sys.stdlib_module_names or hasattr(getattr(builtins, names[0], None), names[1])
+    if isinstance(raised, NameError) and names:
+        return hasattr(builtins, names[0])
+    return isinstance(raised, NotImplementedError | RuntimeError | TypeError) and any(word in text for word in LACKING)
+
+
+# ---- in the process that waits
+
+
+def run(limits: dict, requests: int, responses: int, pool: pydantic_monty.Monty) -> None:
+    """Forks a child for the next program, keeps a deadline in case that it cannot, and reports."""
+    began = time.monotonic()
+    request = zygote.read_frame(requests) or b""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        child(limits, request, writing, pool)
+    os.close(writing)
+    said, stopped = hear(reading, limits["output_bytes"], began + limits["wall_seconds"] + GRACE)
+    os.close(reading)
+    status, usage = zygote.reap(pid, patient=not stopped)
+    exit_code = os.waitstatus_to_exitcode(status)
+    outcome = {
+        "stopped": stopped or STOPS.get(exit_code),
+        "signal": max(-exit_code, 0),
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,  # with the interpreter's, for which the child waited
+        "wall_seconds": time.monotonic() - began,
+    }
+    zygote.write_frames(responses, *([said] if said else []), b"", json.dumps(outcome).encode())
+
+
+def hear(pipe: int, most: int, end: float) -> tuple[bytes, str | None]:
+    """What a child says until it closes its pipe, and what stopped it instead."""
+    ears = select.poll()
+    ears.register(pipe, select.POLLIN)
+    said = bytearray()
+    while ears.poll(1000 * max(end - time.monotonic(), 0.0)):
+        part = os.read(pipe, 1 << 16)
+        said += part
+        if not part:
+            return bytes(said), None
+        if len(said) > most:
+            return bytes(said), "output"
+    return bytes(said), "wall"
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    sys.set_int_max_str_digits(0)
+    # Descriptor 3 will be a child's pipe; the interpreter inherits none of these.
+    requests, responses = (fcntl.fcntl(standard, fcntl.F_DUPFD_CLOEXEC, 10) for standard in (0, 1))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    pool = pydantic_monty.Monty(min_processes=1, max_processes=1)  # starts nothing before a child enters it
+    opentelemetry.context.get_current()  # loads what it needs, or every child would
+    zygote.write_frames(responses, json.dumps({"monty": pydantic_monty.__version__}).encode())
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(BrokenPipeError):  # the host is gone
+        while (limits := zygote.read_frame(requests)) is not None:
+            run(json.loads(limits), requests, responses, pool)
+
+
+if __name__ == "__main__":
+    main()

@@ -191,6 +191,7 @@ class Verdict(NamedTuple):
 
     status: Status
     cpu_seconds: float = 0.0  # of its process
+    around_seconds: float = 0.0  # of processor time that judging it took besides
     wall_seconds: float = 0.0
     detail: str = ""
     queue_seconds: float = 0.0  # that it waited for a free worker

@@ -55,7 +55,11 @@ class Pool:
                 futures[key] = self.submit(program)
             verdicts.append((first, futures[key]))
         return [
-            future.result() if first else future.result()._replace(repeated=True, cpu_seconds=0.0, wall_seconds=0.0)
+            future.result()
+            if first
+            else future.result()._replace(
+                repeated=True, cpu_seconds=0.0, around_seconds=0.0, wall_seconds=0.0, queue_seconds=0.0
+            )
             for first, future in verdicts
         ]
 

@@ -86,6 +86,7 @@ class Worker:
           WorkerDied: nobody knows what became of it.
           Unencodable: a test holds a value that is no plain one.
         """
+        own = time.thread_time()
         requests, expected = [request_of(program)], expected_of(program)
         checked = isinstance(program.tests, Check)
         if checked and self.sandbox.backend == "monty":
@@ -101,7 +102,8 @@ class Worker:
             self.close()
             raise WorkerDied(str(error)) from error
         status, detail = judge_check(outcome, said, limits) if checked else judge(outcome, said, expected, limits)
-        return Verdict(status, outcome["cpu_seconds"], outcome["wall_seconds"], detail)
+        around = outcome["around_seconds"] + time.thread_time() - own
+        return Verdict(status, outcome["cpu_seconds"], around, outcome["wall_seconds"], detail)
 
     def close(self) -> None:
         """Ends the process, if there is one."""

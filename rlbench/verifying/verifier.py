@@ -44,7 +44,7 @@ class Verifier:
             calls=len(steps),
             programs=sum(not verdict.repeated for verdict in verdicts),
             repeated=sum(verdict.repeated for verdict in verdicts),
-            cpu_seconds=own + sum(step.cpu_seconds for step in steps),
+            cpu_seconds=own + sum(s.cpu_seconds for s in steps) + sum(v.around_seconds for v in verdicts),
             wall_seconds=time.perf_counter() - wall,
             queue_seconds=sum(verdict.queue_seconds for verdict in verdicts),
             timeouts=sum(step.status == Status.TIMEOUT for step in steps),

@@ -232,7 +232,7 @@ def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
     What the child writes is passed on by the kernel, in frames, the last of which is empty: this process
     holds nothing of any program, or the next child could find it.
     """
-    began = time.monotonic()
+    began, own = time.monotonic(), time.process_time()
     reading, children = start(limits, requests, chains)
     size, stopped, ended = 0, None, False
     ears = select.poll()
@@ -252,12 +252,13 @@ def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
         elif not ended and time.monotonic() - began > limits["wall_seconds"]:
             stopped = "wall"
     os.close(reading)
-    (status, usage), *_ = [reap(pid, patient=ended) for pid in children]
+    (status, usage), *judged = [reap(pid, patient=ended) for pid in children]
     outcome = {
         "stopped": stopped,
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "wall_seconds": time.monotonic() - began,
+        "around_seconds": time.process_time() - own + sum(used.ru_utime + used.ru_stime for _, used in judged),
     }
     write_frames(responses, b"", json.dumps(outcome).encode())
 

@@ -41,7 +41,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
     """
     keep_compilations(plan.cache / "compilations")
     keep_freed_memory()
-    with UNINTERRUPTED.installed():
+    with UNINTERRUPTED.installed(), contextlib.closing(plan.verifier):
         experiment = Experiment(plan, folder)
         try:
             experiment.go()
@@ -51,7 +51,6 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
             raise
         finally:
             experiment.finish()
-            plan.verifier.close()
         return experiment.summary
 
 
@@ -67,7 +66,6 @@ class Experiment:
             "status": "running",
             "accuracy_before": None,
             "accuracy_after": None,
-            "sandbox": plan.verifier.sandbox and plan.verifier.sandbox.backend,
         }
         self.memory = MemoryMeter(plan.devices[0])
         self.devices = Devices(plan.devices, self.memory.observe)
@@ -135,6 +133,7 @@ class Experiment:
                 "wall_seconds": wall,
                 "peak_memory_bytes": self.memory.peak(),
                 "resident_bytes": self.memory.resident_now(),
+                "sandbox": self.plan.verifier.sandbox and self.plan.verifier.sandbox.backend,
             }
             if self.ledger and report:
                 self._doubt(self.ledger, report)

@@ -12,7 +12,7 @@ import optax
 from hydra.utils import get_object
 
 from .acting.generate import Sampling
-from .acting.rollout import Space
+from .acting.rollout import Space, training_problems
 from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import Spending
@@ -115,16 +115,27 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         warm_start=warm_start,
         warm_start_optimizer=build(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
-        | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets},
+        | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets}
+        | {"imitated": imitated(task, warm_start), "verifier": without(config["verifier"], "workers")},
         sources=[source_of(config[name]) for name in ("tokenizer", "task", "model")]
         + [source_of(config["warm_start"]["optimizer"])],
         trackers=[build(node, f"tracker.{name}") for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)
-    plan.verifier.rehearse(task)
+    try:
+        plan.verifier.rehearse(task)
+    except BaseException:
+        plan.verifier.close()
+        raise
     if plan.sampling != Sampling():
         log.warning("sampling is truncated, recorded log-probabilities are not: the data is off-policy")
     return plan
+
+
+def imitated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
+    """What a warm start begins with: a task may read it from a file that the config only names."""
+    problems = training_problems(task, warm_start.seed, 0, 256)
+    return [(problem.prompt, task.gold(problem.state)) for _, problem in problems]
 
 
 def source_of(node: dict[str, Any]) -> Path:

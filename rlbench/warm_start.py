@@ -41,6 +41,7 @@ class Cost(NamedTuple):
     seconds: float
     executed_flops: dict[str, float]  # by component
     useful_flops: dict[str, float]
+    verification_cpu_seconds: float  # of looking at accuracy
 
 
 def warm_start(
@@ -85,6 +86,7 @@ def warm_start(
         time.perf_counter() - began,
         executed_flops={name: float(count) for name, count in by_component(spent.flops).items()},
         useful_flops={name: float(count) for name, count in by_component(needed).items()},
+        verification_cpu_seconds=spent.verification.cpu_seconds,
     )
 
 

@@ -4,7 +4,7 @@ A problem is a pipeline of small operations. It is told in words, by examples, o
 x, as an expression or as a body. Reward 1 if the function returns what it should on every hidden input, else 0.
 
 The hidden inputs are drawn for every problem, none of them is among the examples, and together they tell the right
-function from its neighbours: those with another constant, and those with operations left out.
+function from what it is easily mistaken for: other constants, operations left out or swapped, missing parentheses.
 """
 
 import ast
@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 
 from rlbench.types import Bounds, Call, ConfigError, Count, Natural, Problem, Program, Trial
 
-HELDOUT = 5  # one pipeline in so many is held out
+HELDOUT = 5  # one function in so many is held out
 SHOWN = 20  # characters of an example's input, and of its output, at the most
-POOL = 64  # values that a problem's inputs are chosen from
+POOL = 80  # values that a problem's inputs are chosen from
+FEWEST = 3  # examples that tell a function without words, most of the time
 DIGITS, LETTERS = "23456789", "abcd"
 ALWAYS = "0123456789abcdexX=(),;:->[]' ABCDE\nreturnTrueFalse"  # characters of prompts and replies at any level
 
@@ -103,6 +104,7 @@ class Operation(NamedTuple):
 
 
 Pipeline = tuple[Operation, ...]
+Function = Callable[[Any], Any]
 
 
 class State(NamedTuple):
@@ -115,7 +117,7 @@ class State(NamedTuple):
 class Code:
     """Pipelines of operations on integers, text and lists, answered in Python.
 
-    A pipeline belongs to the split that a hash of its words says, so training and held-out problems are disjoint.
+    A hash of what a function does says which split it is in: none that is held out is trained on in other words.
 
     Args:
       level: 1 is two operations on integers; 2, three on integers and text; 3, four on lists too.
@@ -126,8 +128,8 @@ class Code:
     """
 
     def __init__(self, *, level: Level, words: bool, examples: Natural, answer: Answer, tests: Count):
-        if not (words or examples):
-            raise ConfigError("examples", examples, "at least 1, where words are not shown")
+        if not words and examples < FEWEST:
+            raise ConfigError("examples", examples, f"at least {FEWEST}, where words are not shown")
         if examples + tests > POOL // 2:
             raise ConfigError("tests", tests, f"with examples at most {POOL // 2}")
         self.starts, self.length = LEVELS[level]
@@ -138,7 +140,9 @@ class Code:
         each = len("x=\n") + code if answer == "body" else len("()") + code - len("x")
         self.bounds = Bounds(
             alphabet=frozenset("".join((ALWAYS, *(kind.words + kind.code for kind in self.kinds)))) - {"#", "?"},
-            prompt=words * self.length * (longest + len(", ")) + examples * (2 * SHOWN + len("->;")) + len(":"),
+            prompt=words * (len("list, ") + self.length * (longest + len(", ")))
+            + examples * (2 * SHOWN + len("->;"))
+            + len(":"),
             reply=self.length * each + len("return x" if answer == "body" else "x"),
         )
 
@@ -146,14 +150,13 @@ class Code:
         draw = random.Random(f"{split} {seed}")
         while True:
             pipeline = self._pipeline(draw)
-            told = ", ".join(operation.words for operation in pipeline)
-            if held_out(told) != (split == "heldout"):
+            if held_out(pipeline) != (split == "heldout"):
                 continue
             shown, hidden = self._calls(pipeline, draw)
             if not hidden:
                 continue
             examples = ";".join(f"{call.args[0]!r}->{call.expected!r}" for call in shown)
-            prompt = "; ".join(filter(None, (told if self.words else "", examples)))
+            prompt = "; ".join(filter(None, (words(pipeline) if self.words else "", examples)))
             gold = expression(pipeline) if self.answer == "expression" else body(pipeline)
             return Problem(f"{prompt}:", State(gold, tuple(hidden)))
 
@@ -186,8 +189,7 @@ class Code:
             return [], []
         shown, rest = pool[: self.examples], pool[self.examples :]
         hidden = rest[: self.tests]
-        for other, must in neighbours(pipeline):
-            wrong = composed(other)
+        for wrong, must in mistakes(pipeline):
             telling = next((call for call in (*hidden, *rest) if wrong(*call.args) != call.expected), None)
             if telling and telling not in hidden:
                 hidden.append(telling)
@@ -199,7 +201,7 @@ class Code:
 def values(kind: type, draw: random.Random) -> Iterator[Any]:
     """Different values of a type, in random order."""
     if kind is int:
-        yield from draw.sample(range(-20, 60), POOL)
+        yield from draw.sample(range(-20, POOL - 20), POOL)
         return
     seen = set()
     while len(seen) < POOL:
@@ -211,33 +213,44 @@ def values(kind: type, draw: random.Random) -> Iterator[Any]:
             yield value
 
 
-def neighbours(pipeline: Pipeline) -> Iterator[tuple[Pipeline, bool]]:
-    """Pipelines that are nearly the same, and whether they have to differ: those that leave operations out."""
+def mistakes(pipeline: Pipeline) -> Iterator[tuple[Function, bool]]:
+    """Functions that it is easily mistaken for, and whether they have to differ: where operations are left out."""
     for first, last in itertools.combinations_with_replacement(range(len(pipeline)), 2):
         if pipeline[first].kind.takes is pipeline[last].kind.gives:
-            yield pipeline[:first] + pipeline[last + 1 :], True
+            yield composed(pipeline[:first] + pipeline[last + 1 :]), True
     for place, operation in enumerate(pipeline):
         for other in operation.neighbours():
-            yield (*pipeline[:place], other, *pipeline[place + 1 :]), False
+            yield composed((*pipeline[:place], other, *pipeline[place + 1 :])), False
+        if place:
+            yield composed((*pipeline[: place - 1], operation, pipeline[place - 1], *pipeline[place + 1 :])), False
+    if all(operation.kind.takes is int for operation in pipeline):
+        right = expression(pipeline)
+        flat = functools.reduce(lambda x, operation: re.sub(r"\bx\b", x, operation.code), pipeline, "x")
+        for slip in {flat, right.replace("//", "/")} - {right}:
+            yield answering(eval(f"lambda x: {slip}")), False
 
 
 @functools.cache
-def function_of(code: str) -> Callable[[Any], Any]:
+def function_of(code: str) -> Function:
     """An operation's code, which is ours, as a function."""
     return eval(f"lambda x: {code}")
 
 
-def composed(pipeline: Pipeline) -> Callable[[Any], Any]:
-    """The pipeline as a function; None is what it makes of what has no answer, as the largest of nothing."""
-    functions = [function_of(operation.code) for operation in pipeline]
+def answering(function: Function) -> Function:
+    """The function, but None is what it makes of what has no answer, as the largest of nothing."""
 
-    def run(value: Any) -> Any:
+    def answer(value: Any) -> Any:
         try:
-            return functools.reduce(lambda x, function: function(x), functions, value)
-        except ValueError:
+            return function(value)
+        except Exception:
             return None
 
-    return run
+    return answer
+
+
+def composed(pipeline: Pipeline) -> Function:
+    functions = [function_of(operation.code) for operation in pipeline]
+    return answering(lambda value: functools.reduce(lambda x, function: function(x), functions, value))
 
 
 def expression(pipeline: Pipeline) -> str:
@@ -263,6 +276,21 @@ def body(pipeline: Pipeline) -> str:
     return "\n".join([*(f"x={operation.code}" for operation in pipeline), "return x"])
 
 
-def held_out(told: str) -> bool:
-    """Which split a pipeline is in, from its words alone."""
-    return int.from_bytes(hashlib.blake2b(told.encode(), digest_size=8).digest()) % HELDOUT == 0
+def words(pipeline: Pipeline) -> str:
+    """What is asked. Text and lists, to which one word may mean two things, are told apart."""
+    start = {int: [], str: ["text"], list: ["list"]}[pipeline[0].kind.takes]
+    return ", ".join([*start, *(operation.words for operation in pipeline)])
+
+
+def held_out(pipeline: Pipeline) -> bool:
+    """Which split a pipeline is in, from what it makes of some values alone."""
+    start = pipeline[0].kind.takes
+    answers = [*map(composed(pipeline), grid(start))]
+    digest = hashlib.blake2b(f"{start.__name__} {answers}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % HELDOUT == 0
+
+
+@functools.cache
+def grid(kind: type) -> list[Any]:
+    """The same values for all pipelines."""
+    return [*values(kind, random.Random(0))][:32]

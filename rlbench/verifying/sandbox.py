@@ -187,7 +187,7 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
     Args:
       expected: canonical texts.
     """
-    if outcome["stopped"] in ("cpu", "wall"):
+    if outcome["stopped"] in ("cpu", "wall") and said:
         return Status.TIMEOUT, f"{outcome['stopped']} time"
     if outcome["stopped"] == "output":
         return Status.ERROR, f"more than {limits.output_bytes:,} bytes of answers"

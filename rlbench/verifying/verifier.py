@@ -11,6 +11,8 @@ from .pool import Pool
 from .probe import Backend, choose
 from .sandbox import Limits, Sandbox
 
+REHEARSED = 128  # problems of each split
+
 
 class Verifying(NamedTuple):
     """How programs are run."""
@@ -61,20 +63,24 @@ class Verifier:
         return played
 
     def rehearse(self, task: Task) -> None:
-        """Plays one problem's gold replies, before anything is spent on a task that pays nobody.
+        """Plays gold replies to problems of both splits, before anything is spent on a task that does not pay them.
 
         Raises:
           ConfigError: they do not earn full reward, or the sandbox that they need is not safe here.
         """
-        (step,) = self.play(task, [task.problem(0, "heldout").state])
-        if abs(step.reward - 1) > 1e-6:
-            why = ", ".join(filter(None, (step.status, step.detail)))
-            raise ConfigError("task", type(task).__name__, f"its own gold reply earned {step.reward:g} ({why})")
+        problems = [task.problem(seed, split) for split in ("train", "heldout") for seed in range(REHEARSED)]
+        for problem, step in zip(problems, self.play(task, [state for _, state in problems]), strict=True):
+            if abs(step.reward - 1) > 1e-6:
+                why = ", ".join(filter(None, (step.status, step.detail)))
+                what = f"its own gold reply to {problem.prompt[-80:]!r} earned {step.reward:g} ({why})"
+                raise ConfigError("task", type(task).__name__, what)
 
     def close(self) -> None:
-        """Ends the sandbox, if there is one."""
-        if self._pool:
-            self._pool.close()
+        """Ends the sandbox, if there is one. The next program starts it again."""
+        with self._starting:
+            if self._pool:
+                self._pool.close()
+            self._pool = None
 
     def _started(self) -> Pool:
         with self._starting:
@@ -82,7 +88,7 @@ class Verifier:
                 settings = self.settings
                 limits = Limits(settings.cpu_seconds, settings.wall_seconds, settings.memory_mb << 20)
                 try:
-                    self.sandbox = choose(settings.backend)
+                    self.sandbox = self.sandbox or choose(settings.backend)
                 except ConfigError as error:
                     raise error.below("verifier") from None
                 self._pool = Pool(limits, workers=settings.workers, sandbox=self.sandbox)

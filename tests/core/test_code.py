@@ -36,6 +36,30 @@ def test_the_contract_holds_at_every_level(level, answer, check):
     TASK_CHECKS[check](code(level, examples=2, answer=answer), VERIFIER)
 
 
+@needs_sandbox
+@pytest.mark.parametrize("check", ["splits", "bounds"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_it_holds_without_words(level, check):
+    TASK_CHECKS[check](code(level, words=False, examples=3), VERIFIER)
+
+
+def test_no_function_is_in_both_splits_in_other_words():
+    from rlbench.tasks.code import KINDS, Operation, held_out
+
+    add, subtract = (next(kind for kind in KINDS if kind.words == words) for words in ("add #", "subtract #"))
+    sides = {
+        held_out((Operation(add, str(a)), Operation(add, str(11 - a)))) for a in range(2, 10)
+    } | {held_out((Operation(subtract, str(a)), Operation(add, str(11 + a)))) for a in range(2, 10)}  # fmt: skip
+    assert len(sides) == 1
+
+
+def test_the_words_of_text_and_of_lists_are_told_apart():
+    """ "reverse, sort" means two things."""
+    of = {"text": str, "list": list}
+    for prompt, state in problems(code(3)):
+        assert type(state.tests[0].args[0]) is of.get(prompt.partition(",")[0], int)
+
+
 def test_examples_alone_tell_the_problem():
     task = code(words=False, examples=3)
     for problem in problems(task, 20):
@@ -120,16 +144,16 @@ class TestHiddenInputs:
             assert len({repr(test.expected) for test in problem.state.tests}) > 1
 
     @pytest.mark.parametrize("level", LEVELS)
-    def test_an_operation_left_out_or_another_constant_fails(self, level):
+    def test_what_is_easily_mistaken_for_it_fails(self, level):
         """By other values than the task chose from: a function that is wrong there should be wrong on a hidden one."""
         from rlbench.tasks import code as module
 
         draw, slipped, different = random.Random(0), 0, 0
         for problem in problems(code(level), 300):
             pipeline = pipeline_of(module, problem.prompt, problem.state)
-            many = list(module.values(pipeline[0].kind.takes, draw))
-            for other, must in module.neighbours(pipeline):
-                right, wrong = module.composed(pipeline), module.composed(other)
+            many = [value for _ in range(3) for value in module.values(pipeline[0].kind.takes, draw)]
+            right = module.composed(pipeline)
+            for wrong, must in module.mistakes(pipeline):
                 differs = any(wrong(value) != right(value) for value in many)
                 told = any(wrong(*args) != expected for args, expected in problem.state.tests)
                 assert told or not must
@@ -141,7 +165,7 @@ class TestHiddenInputs:
 def pipeline_of(module, prompt, state):
     """Reads a problem's words back."""
     value, pipeline = type(state.tests[0].args[0]), []
-    for words in prompt.rstrip(":").split(", "):
+    for words in prompt.rstrip(":").removeprefix("text, ").removeprefix("list, ").split(", "):
         (operation,) = [
             operation
             for kind in module.KINDS
@@ -171,9 +195,9 @@ def test_what_a_reply_does_decides_its_status(reply, status):
 
 
 def test_settings_that_tell_nothing_are_refused():
-    with pytest.raises(ConfigError, match="examples=0: at least 1, where words are not shown"):
-        code(words=False)
+    with pytest.raises(ConfigError, match="examples=2: at least 3, where words are not shown"):
+        code(words=False, examples=2)
     with pytest.raises(ConfigError, match="tests"):
-        code(tests=40)
+        code(tests=41)
     with pytest.raises(ConfigError, match="level"):
         code(level=4)

@@ -46,7 +46,7 @@ def test_every_problem_of_a_file_is_in_one_split(file, name):
     assert 10 < len(heldout) < 30
 
 
-def test_a_split_depends_on_nothing_but_the_id(file):
+def test_a_split_depends_on_nothing_but_the_prompt(file):
     alone = human_eval(file(*(row(number) for number in range(10)))), human_eval(file(*map(row, range(40))))
     few, many = ({task.problem(seed, "heldout").prompt for seed in range(100)} for task in alone)
     assert few < many
@@ -80,9 +80,16 @@ def test_it_is_told_what_is_wrong_with_a_file(file):
             human_eval(file(*lines))
 
 
+def test_only_a_line_feed_ends_a_line(file):
+    """JSON may hold other signs that end lines elsewhere."""
+    rows = [json.dumps(row(n, prompt=f"# a\u2028b\x85 {n}\n"), ensure_ascii=False) for n in range(10)]
+    assert "\u2028" in human_eval(file(*rows)).problem(0, "train").prompt
+
+
 @needs_sandbox
-def test_a_broken_check_is_found_before_a_run(file):
-    rows = [row(number, test="def checks(candidate):\n    pass\n") for number in range(10)]
+def test_one_broken_check_is_found_before_a_run(file):
+    rows = [row(number) for number in range(10)]
+    rows[7]["test"] = "def checks(candidate):\n    pass\n"
     with pytest.raises(
         ConfigError,
         match=r"earned 0 \(infrastructure, its tests cannot be told",

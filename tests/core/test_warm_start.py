@@ -1,5 +1,7 @@
 """The common start: cached by the content of everything that determines it."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ LIKE = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
 def make(value: float, calls: list):
     def go():
         calls.append(value)
-        return {"w": jnp.full(2, value, jnp.bfloat16)}, Cost(1, 2, 3, 4.5, {"policy": 6.0}, {})
+        return {"w": jnp.full(2, value, jnp.bfloat16)}, Cost(1, 2, 3, 4.5, {"policy": 6.0}, {}, 0.5)
 
     return go
 
@@ -58,3 +60,19 @@ def test_imitation_reaches_the_accuracy_it_stops_at(devices):
         params, [(i, Copy().problem(i, "heldout")) for i in range(12)], 1, first_id=0, version=0, greedy=[True]
     )
     assert sum(t.solved for t in played.transcripts) >= 10
+
+
+def test_a_file_that_a_task_reads_is_content(plan_of, tmp_path):
+    """Of which the config holds no more than the path."""
+    rows = [
+        {"task_id": f"{n}", "prompt": f"def f():\n    # {n}\n", "entry_point": "f", "test": "def check(f): f()"}
+        for n in range(9)
+    ]
+    contents = []
+    for number in (1, 2):
+        lines = [json.dumps(row | {"canonical_solution": f"    return {number}\n"}) for row in rows]
+        (tmp_path / "problems.jsonl").write_text("\n".join(lines))
+        plan = plan_of("grpo", f"task.path={tmp_path / 'problems.jsonl'}", "tokenizer=characters", task="human_eval")
+        plan.verifier.close()
+        contents.append(fingerprint(plan.warm_start_content, plan.sources))
+    assert contents[0] != contents[1]

@@ -89,8 +89,8 @@ CHANNEL = {
     "closes its ears": "import os\nos.close(4)\ndef f(a, b): return a + b",
     "closes its ears, and stays": "import os, time\nos.close(4)\ntime.sleep(9)",
     "closes everything": "import os\nos.closerange(0, 9)\ndef f(a, b): return a + b",
-    "looks for what is expected": "import gc, sys\ndef f(a, b):\n    o = [o for o in gc.get_objects() if isinstance(o, dict) and 'check' in o]\n    raise ValueError(o)",
-    "looks for it in the caller": "import sys\ndef f(a, b):\n    return sys._getframe(2).f_locals['request']['check']",
+    "looks for what is expected": "import gc\ndef f(a, b):\n    if any('check' in o for o in gc.get_objects() if type(o) is dict): return a + b",
+    "looks for it in the caller": "import sys\ndef f(a, b):\n    frame = sys._getframe()\n    while frame := frame.f_back:\n        if 'ass' + 'ert' in repr(frame.f_locals): return a + b",
 }  # fmt: skip
 
 # What a program returns, what its check does with it, and the verdict.

@@ -10,21 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ..types import Fate, Phase
+from .runs import found
 
 
 def reports(folders: Iterable[Path]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
     """Summary and ledger of all runs below the folders, in the order of their paths; no ledger if it never started."""
-    paths = [path for folder in folders for path in folder.rglob("summary.json")]
-    return [(read(path), read(path.with_name("ledger.json"))) for path in sorted(paths, key=natural)]
+    summaries = [(folder, read(folder / "summary.json")) for folder in found(folders)]
+    return [(summary, read(folder / "ledger.json")) for folder, summary in summaries if summary]
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def natural(path: Path) -> list[tuple[bool, int, str]]:
-    """A sort key under which job 10 comes after job 9."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -12,7 +12,7 @@ VEGA_LITE = "6.4"  # the version that draws
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#999933"]  # Okabe and Ito's
 SHADES = [*PALETTE, "#882255", "#44aa99", "#ddcc77", "#6699cc", "#aa4466", "#888888"]  # of the parts of a bar
 DASHES = [[1, 0], [8, 4], [3, 3], [10, 3, 3, 3]]
-WIDTH, HEIGHT = 420, 260  # pixels, in print; a page gives the width
+WIDTH, HEIGHT, BAR = 420, 260, 30  # pixels, in print; a page gives the width
 LINE = 330  # pixels that a line of a legend may take, so that it fits a telephone
 
 Spec = dict[str, Any]
@@ -92,7 +92,7 @@ def memory_figure(groups: Sequence[Group]) -> Figure | None:
         yield "rollouts and scores", memory["rollout_buffers"] / 1e6
         yield "most temporaries", max(memory["temporaries"].values(), default=0) / 1e6
 
-    return bars("memory", "memory by component", groups, parts, "memory of a device (MB)")
+    return bars("memory", "memory by component, not all at once", groups, parts, "memory of a device (MB)")
 
 
 def time_figure(groups: Sequence[Group]) -> Figure | None:
@@ -137,30 +137,35 @@ def bars(
             {"field": "value", "title": x, "format": ".4~s"},
         ],
     }
-    return Figure(name, title, {"data": {"values": rows}, "height": {"step": 30}, "mark": "bar", "encoding": encoding})
+    return Figure(
+        name, title, {"data": {"values": rows}, "height": BAR * len(groups), "mark": "bar", "encoding": encoding}
+    )
 
 
 def colour(field: str, names: Sequence[str], palette: Sequence[str]) -> Spec:
-    """A colour a name, in their order, and a legend below that is as wide as a telephone."""
+    """A colour a name, in their order."""
+    scale = {"domain": list(names), "range": [palette[index % len(palette)] for index in range(len(names))]}
+    return {"field": field, "type": "nominal", "scale": scale, "legend": legend(names)}
+
+
+def legend(names: Sequence[str]) -> Spec:
+    """Below the figure, and no wider than a telephone."""
     columns = max(1, LINE // (7 * max(map(len, names)) + 40))
-    legend = {"orient": "bottom", "title": None, "columns": columns, "labelLimit": LINE - 40}
-    domain = list(names)
-    scale = {"domain": domain, "range": [palette[index % len(palette)] for index in range(len(domain))]}
-    return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
+    return {"orient": "bottom", "title": None, "columns": columns, "labelLimit": LINE - 40}
 
 
 def dashes(names: Sequence[str]) -> Spec:
     """A dash a name, so that lines on top of each other are both seen, in grey too."""
     scale = {"domain": list(names), "range": [DASHES[index % len(DASHES)] for index in range(len(names))]}
-    return {"field": "group", "type": "nominal", "scale": scale, "legend": None}
+    return {"field": "group", "type": "nominal", "scale": scale, "legend": legend(names)}
 
 
 def theme(ink: str, line: str) -> Spec:
     """Vega-Lite's config for text and lines of these colours, on whatever is behind."""
     axis: Spec = {"labelColor": ink, "titleColor": ink, "gridColor": line, "domainColor": line, "tickColor": line}
     axis |= {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelOverlap": "greedy"}
-    legend: Spec = {"labelColor": ink, "labelFontSize": 12, "symbolType": "square", "symbolOpacity": 1}
-    return {"background": None, "font": "sans-serif", "axis": axis, "legend": legend, "view": {"stroke": None}}
+    key: Spec = {"labelColor": ink, "labelFontSize": 12, "symbolType": "square", "symbolOpacity": 1}
+    return {"background": None, "font": "sans-serif", "axis": axis, "legend": key, "view": {"stroke": None}}
 
 
 PAPER = theme("#222222", "#dddddd") | {"background": "white"}

@@ -36,11 +36,11 @@ def standings_table(part: Part) -> Table:
         "algorithm": lambda one: one.group.label,
         "settings": lambda one: one.group.tuning,
         "seeds": lambda one: seeds(one),
-        "accuracy %\nIQM": lambda one: number(one.iqm),
-        f"\n{1 - found.level:.0%} interval": lambda one: interval(one.low, one.high),
-        "seconds\nmean": lambda one: f"{average(one.group, 'wall_seconds'):,.1f}",
-        "TFLOPs\nmean": lambda one: f"{average(one.group, 'flops') / 1e12:,.3g}",
-        "peak MB\nmean": lambda one: f"{average(one.group, 'peak_memory_bytes') / 1e6:,.1f}",
+        "IQM\n%": lambda one: number(one.iqm),
+        f"{1 - found.level:.0%}\ninterval": lambda one: interval(one.low, one.high),
+        "wall\nseconds": lambda one: f"{average(one.group, 'wall_seconds'):,.1f}",
+        "\nTFLOPs": lambda one: f"{average(one.group, 'flops') / 1e12:,.3g}",
+        "peak\nMB": lambda one: f"{average(one.group, 'peak_memory_bytes') / 1e6:,.1f}",
     }
     title = f"{part.question.title}: held-out accuracy at {found.axis.amount(found.budget)}"
     return table_of(title, columns, found.standings)
@@ -64,12 +64,11 @@ def verdicts_table(part: Part) -> Table:
     columns: dict[str, Any] = {
         "algorithm": lambda one: f"{one.ours} - {one.theirs}",
         "seeds": lambda one: f"{one.seeds[0]}, {one.seeds[1]}",
-        "points": lambda one: f"{one.difference:+.1f}",
-        "P(better)": lambda one: f"{one.improvement:.2f}",
-        f"{1 - part.judgement.level:.0%} interval": lambda one: interval(one.low, one.high, 2),
-        "p": lambda one: p(one.p),
-        "Holm": lambda one: p(one.corrected),
-        "better": lambda one: one.winner or "no winner",
+        "differ by\npoints": lambda one: f"{one.difference:+.1f}",
+        "P\n(better)": lambda one: f"{one.improvement:.2f}",
+        f"{1 - part.judgement.level:.0%}\ninterval": lambda one: interval(one.low, one.high, 2),
+        "p\nalone": lambda one: p(one.p),
+        "p\nHolm": lambda one: p(one.corrected),
     }
     return table_of(f"{part.question.title}: pairs", columns, part.judgement.verdicts)
 
@@ -129,4 +128,5 @@ def interval(low: float, high: float, digits: int = 1) -> str:
 
 
 def sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    return [f"{one.ours} and {one.theirs}: {one.words}." for one in verdicts]
+    """Every verdict in words."""
+    return [f"{one.words}." if one.winner else f"{one.ours} and {one.theirs}: {one.words}." for one in verdicts]

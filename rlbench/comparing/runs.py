@@ -12,6 +12,10 @@ from ..accounting.ledger import SCHEMA
 
 FILES = ("config.yaml", "metrics.jsonl", "summary.json", "ledger.json")
 EVALUATED = b'"heldout/accuracy"'  # in the lines of metrics.jsonl that hold an evaluation
+# What a comparison reads of a summary, of a ledger, and of an evaluation's line of metrics.
+SUMMARY = {"algo", "task", "seed", "wall_seconds", "flops", "peak_memory_bytes"}
+LEDGER = {"compute", "memory", "rollouts", "tokens", "verification", "time"}
+ROW = {"step", "rollouts", "flops", "wall_seconds", "verification/cpu_seconds"}
 BETWEEN = 100  # lines between evaluations that are read of a run, evenly spaced; a run may have a million
 OUTCOMES = ("finished", "diverged")  # of the algorithm; what else ends a run says nothing of it
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
@@ -94,8 +98,13 @@ def load_run(folder: Path) -> Run:
     )
     if not run.evaluations:
         raise Unreadable("metrics.jsonl: no evaluation")
-    if missing := {"algo", "task", "seed"} - summary.keys():
-        raise Unreadable(f"summary.json: no {', '.join(sorted(missing))}")
+    for name, needed, there in (
+        ("summary.json", SUMMARY, summary.keys()),
+        ("ledger.json", LEDGER, ledger.keys()),
+        ("metrics.jsonl", ROW, set.intersection(*map(set, run.evaluations))),
+    ):
+        if missing := needed - there:
+            raise Unreadable(f"{name}: no {', '.join(sorted(missing))}")
     return run
 
 
@@ -129,7 +138,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The evaluations of a run, and evenly spaced lines between; the others are not parsed, which takes the time.
 
     Raises:
-      Unreadable: there is no such file, its last line is torn, or one that was read is no JSON.
+      Unreadable: there is no such file, its last line is torn, or one that was read is no row.
     """
     try:
         content = path.read_bytes()
@@ -143,9 +152,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines):
         if number % every == 0 or EVALUATED in line or number == len(lines) - 1:
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
-                raise Unreadable(f"{path.name}: line {number + 1} is no JSON") from None
+                row = None
+            if not isinstance(row, dict):
+                raise Unreadable(f"{path.name}: line {number + 1} is no row of metrics")
+            rows.append(row)
     return rows
 
 

@@ -83,10 +83,13 @@ def fraction(rollouts: Mapping[str, Any], fate: Fate) -> float:
     return rollouts["by_fate"][fate] / max(rollouts["generated"], 1)
 
 
+LEFT = {"algorithm", "task", "status", "settings", "key", "folder", "reason"}  # columns of words
+
+
 def table_of(title: str, columns: Mapping[str, Callable[[Any], str]], rows: Iterable[Any]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, justify="left" if name in ("algorithm", "task", "status") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(cell(row) for cell in columns.values()))
     return table

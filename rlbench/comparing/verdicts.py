@@ -128,7 +128,7 @@ def verdict(
         fewest = fewest_seeds(level, pairs)
         if effect is not None and (enough := seeds_that_would_do(effect, level=level, pairs=pairs, wanted=power)):
             enough = max(enough, min(map(len, samples)) + (corrected is not None))  # those that were run did not do
-        words = f"no winner: {reason(samples, corrected, fewest)}; {advice(effect, enough, fewest, power)}"
+        words = f"no winner, since {reason(samples, corrected, fewest)}; {advice(effect, enough, fewest, power)}"
     seeds = len(ours.scores), len(theirs.scores)
     chance = float(improvement(*samples))
     return Verdict(*names, seeds, difference, chance, low, high, p, corrected, winner, enough, words)
@@ -142,22 +142,18 @@ def reason(samples: Sequence[np.ndarray], corrected: float | None, fewest: int) 
     """Why no winner is named."""
     seeds = min(map(len, samples))
     if corrected is None:
-        return f"{counted(seeds)} a side, at least {FEWEST} are needed"
+        return f"{FEWEST} seeds a side are the least and one has {seeds}"
     if seeds < fewest:
-        return f"with {counted(seeds)} a side and so many pairs nothing could be significant (p = {corrected:.2g})"
+        return f"with {seeds} seeds a side and so many pairs nothing can be significant (p = {corrected:.2g})"
     return f"the difference is not significant (p = {corrected:.2g})"
 
 
 def advice(effect: float | None, enough: int | None, fewest: int, power: float) -> str:
     """How many seeds would do."""
     if effect is None:
-        return f"one seed shows no spread, so run at least {fewest} a side"
+        return f"one seed shows no spread, so run at least {fewest} seeds a side"
     if effect == 0:
         return "no difference was seen, so no number of seeds is known to show one"
     if enough is None:
-        return f"if it is as small as it looks, more than {MOST:,} a side would be needed to show it"
-    return f"if it is as large as it looks, {enough:,} a side would show it with a chance of {power:.0%}"
-
-
-def counted(seeds: int) -> str:
-    return f"{seeds} seed" if seeds == 1 else f"{seeds} seeds"
+        return f"if it is as small as it looks, more than {MOST:,} seeds a side would be needed to show it"
+    return f"if it is as large as it looks, {enough:,} seeds a side would show it with a chance of {power:.0%}"

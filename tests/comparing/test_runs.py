@@ -56,7 +56,11 @@ def broken(name: str, content: bytes):
         (broken("config.yaml", b"a: [\n"), "config.yaml: cannot be parsed"),
         (broken("ledger.json", b"[]"), "ledger.json: no mapping"),
         (broken("summary.json", b"\xff\xfe"), "summary.json:"),
-        (broken("metrics.jsonl", b"\n"), "metrics.jsonl: line 1 is no JSON"),
+        (broken("metrics.jsonl", b"\n"), "metrics.jsonl: line 1 is no row of metrics"),
+        (broken("metrics.jsonl", b"[1]\n"), "metrics.jsonl: line 1 is no row of metrics"),
+        (broken("metrics.jsonl", b'{"step": 0}\n'), "metrics.jsonl: no evaluation"),
+        (broken("metrics.jsonl", b'{"step": 0, "heldout/accuracy": 0.5}\n'), "metrics.jsonl: no flops, rollouts"),
+        (broken("ledger.json", b'{"schema": 1}'), "ledger.json: no compute, memory"),
         (broken("metrics.jsonl", b""), "metrics.jsonl: "),
     ],
 )

@@ -27,13 +27,16 @@ def test_four_clear_seeds_a_side_name_the_winner_whichever_comes_first():
 def test_three_seeds_a_side_name_nobody_however_clear_and_say_how_many_would():
     verdict = only(made.question(good=HIGH[:3], bad=LOW))
     assert verdict.winner is None and verdict.p is None and verdict.enough == 4
-    assert "3 seeds a side, at least 4 are needed" in verdict.words and "4 a side would show it" in verdict.words
+    assert (
+        "4 seeds a side are the least and one has 3" in verdict.words
+        and "4 seeds a side would show it" in verdict.words
+    )
 
 
 def test_one_seed_a_side_is_told_how_many_to_run_for_all_pairs():
     judged = judge(made.question(a=[1.0], b=[2.0], c=[3.0]), AXES["rollouts"])
     assert [one.winner for one in judged.verdicts] == [None] * 3
-    assert all("one seed shows no spread, so run at least 5 a side" in one.words for one in judged.verdicts)
+    assert all("one seed shows no spread, so run at least 5 seeds a side" in one.words for one in judged.verdicts)
 
 
 def test_four_seeds_cannot_carry_three_pairs():
@@ -41,14 +44,14 @@ def test_four_seeds_cannot_carry_three_pairs():
     assert [one.corrected for one in judged.verdicts] == pytest.approx([6 / 70] * 3)
     for one in judged.verdicts:
         assert one.winner is None and one.enough == 5
-        assert "with 4 seeds a side and so many pairs nothing could be significant" in one.words
+        assert "with 4 seeds a side and so many pairs nothing can be significant" in one.words
 
 
 def test_what_is_not_significant_says_how_many_seeds_would_do():
     verdict = only(made.question(a=[50.0, 52, 54, 56], b=[51.0, 53, 55, 57]))
     assert verdict.winner is None and verdict.enough > 50
     assert f"the difference is not significant (p = 0.6{verdict.words.split('0.6')[1][:1]})" in verdict.words
-    assert f"{verdict.enough:,} a side would show it with a chance of 80%" in verdict.words
+    assert f"{verdict.enough:,} seeds a side would show it with a chance of 80%" in verdict.words
 
 
 def test_no_difference_at_all_names_no_number():

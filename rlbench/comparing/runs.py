@@ -1,6 +1,7 @@
 """Runs, read from their folders. One that cannot be read whole is skipped with its reason and harms no other."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -33,7 +34,8 @@ class Run(NamedTuple):
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows if "heldout/accuracy" in row]
+        """Rows of evaluations that measured something: one whose verifier broke throughout did not."""
+        return [row for row in self.rows if math.isfinite(row.get("heldout/accuracy", math.nan))]
 
     @property
     def diverged(self) -> bool:

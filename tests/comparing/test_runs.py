@@ -87,6 +87,12 @@ def test_every_evaluation_is_read_of_a_run_of_which_not_every_line_is(tmp_path):
     assert len(run.rows) < 200
 
 
+def test_an_evaluation_that_measured_nothing_is_none(tmp_path):
+    made.write(made.run(0, {0: 0.5, 5: float("nan"), 10: 0.7}), tmp_path / "0")
+    ((run,), _) = load([tmp_path])
+    assert accuracy(run, AXES["rollouts"]).at(np.array(500)) == pytest.approx(60)
+
+
 def test_runs_that_differ_in_the_seed_and_where_things_lie_are_one_group():
     ((question,), _) = questions([made.run(0), made.run(1, cache="/elsewhere", trials=20, tracker__terminal__a=1)])
     assert [(group.label, len(group.runs)) for group in question.groups] == [("first", 2)]

@@ -118,7 +118,7 @@ def test_identical_algorithms_are_told_apart_no_more_often_than_stated(seeds):
 
 
 def test_among_four_identical_algorithms_any_winner_is_as_rare():
-    named, _ = judged_over(300, (50, 50, 50, 50), 8)
+    named, _ = judged_over(300, (50, 50, 50, 50), 6)
     assert stats.binomtest(named, 300, 0.05, "greater").pvalue > 1e-3
 
 

@@ -33,10 +33,10 @@ def training_flops(row: Mapping[str, Any]) -> float:
 
 
 AXES = {
-    "rollouts": Axis("sampled and trained on", "rollouts", lambda row: row["rollouts"]),
-    "flops": Axis("computed, without warm start and evaluation", "FLOPs", training_flops),
-    "seconds": Axis("wall time since the warm start", "s", lambda row: row["wall_seconds"]),
-    "cpu_seconds": Axis("verification, processor time", "CPU s", lambda row: row["verification/cpu_seconds"]),
+    "rollouts": Axis("sampled", "rollouts", lambda row: row["rollouts"]),
+    "flops": Axis("computed for training", "FLOPs", training_flops),
+    "seconds": Axis("wall time", "s", lambda row: row["wall_seconds"]),
+    "cpu_seconds": Axis("verification", "CPU s", lambda row: row["verification/cpu_seconds"]),
 }
 
 

@@ -11,6 +11,7 @@ from .report import group_ledger
 VEGA_LITE = "6.4"  # the version that draws
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#999933"]  # Okabe and Ito's
 SHADES = [*PALETTE, "#882255", "#44aa99", "#ddcc77", "#6699cc", "#aa4466", "#888888"]  # of the parts of a bar
+STROKES = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}  # in a legend of lines
 DASHES = [[1, 0], [8, 4], [3, 3], [10, 3, 3, 3]]
 WIDTH, HEIGHT, BAR = 420, 260, 30  # pixels, in print; a page gives the width
 LINE = 330  # pixels that a line of a legend may take, so that it fits a telephone
@@ -75,7 +76,8 @@ def bands(
             "encoding": {"y": up | {"field": "mean"}, "strokeDash": dashes(labels), "tooltip": tooltip},
         },
     ]
-    shared = {"x": across, "color": colour("group", labels, PALETTE)}
+    hue = colour("group", labels, PALETTE)
+    shared = {"x": across, "color": hue | {"legend": hue["legend"] | STROKES}}
     return Figure(name, title, {"data": {"values": rows}, "height": HEIGHT, "encoding": shared, "layer": layers})
 
 
@@ -157,7 +159,7 @@ def legend(names: Sequence[str]) -> Spec:
 def dashes(names: Sequence[str]) -> Spec:
     """A dash a name, so that lines on top of each other are both seen, in grey too."""
     scale = {"domain": list(names), "range": [DASHES[index % len(DASHES)] for index in range(len(names))]}
-    return {"field": "group", "type": "nominal", "scale": scale, "legend": legend(names)}
+    return {"field": "group", "type": "nominal", "scale": scale, "legend": legend(names) | STROKES}
 
 
 def theme(ink: str, line: str) -> Spec:

@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """Rows of evaluations that measured something: one whose verifier broke throughout did not."""
+        """The rows that hold an accuracy, and not NaN."""
         return [row for row in self.rows if math.isfinite(row.get("heldout/accuracy", math.nan))]
 
     @property

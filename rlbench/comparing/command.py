@@ -7,6 +7,7 @@ Exit codes: 0; 2 for wrong options, or where there is no run to look at. docs/co
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> float:
-    if (value := float(text)) > 0:
+    if 0 < (value := float(text)) < math.inf:
         return value
     raise ValueError
 
@@ -115,9 +116,13 @@ def write(report: Report, folder: Path, wanted: list[str]) -> list[Path]:
     """Writes what was asked for and returns where it lies, the page first.
 
     Raises:
-      ConfigError: what a format needs isn't installed.
+      ConfigError: what a format needs isn't installed, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError("out", folder, f"a folder that can be written to ({error.strerror})") from None
     written = []
     if "html" in wanted:
         written.append(put(folder / "comparison.html", page(report).encode()))

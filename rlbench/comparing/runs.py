@@ -11,7 +11,7 @@ import yaml
 
 from ..accounting.ledger import SCHEMA
 
-FILES = ("config.yaml", "metrics.jsonl", "summary.json", "ledger.json")
+FILES = {"metrics.jsonl", "summary.json", "ledger.json"}  # each of which makes a folder a run's
 EVALUATED = b'"heldout/accuracy"'  # in the lines of metrics.jsonl that hold an evaluation
 # What a comparison reads of a summary, of a ledger, and of an evaluation's line of metrics.
 SUMMARY = {"algo", "task", "seed", "wall_seconds", "flops", "peak_memory_bytes"}
@@ -65,13 +65,13 @@ def load(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
 
 
 def found(folders: Iterable[Path]) -> list[Path]:
-    """The folders below that hold a file of a run; Hydra's own, which begin with a dot, are not looked into."""
+    """The folders below that hold a file of a run, or a config beside Hydra's own folder, which isn't looked into."""
     seen: dict[Path, Path] = {}
     for root in folders:
         for place, inner, files in os.walk(root):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            if not set(FILES).isdisjoint(files):
+            if not FILES.isdisjoint(files) or ("config.yaml" in files and ".hydra" in inner):
                 seen.setdefault(Path(place).resolve(), Path(place))
+            inner[:] = [name for name in inner if not name.startswith(".")]
     return sorted(seen.values(), key=natural)
 
 

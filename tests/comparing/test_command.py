@@ -83,6 +83,7 @@ def test_runs_that_cannot_be_read_are_listed_with_the_reason(tmp_path):
         (["."], "rlbench-compare: FOLDER=.: no run in it that ended and can be read"),
         ([".", "--budget", "hope"], "argument --budget: invalid choice"),
         ([".", "--at", "-3"], "argument --at: invalid positive value"),
+        ([".", "--at", "inf"], "argument --at: invalid positive value"),
         ([".", "--level", "1"], "argument --level: invalid chance value"),
         ([".", "--formats", "html,doc"], "argument --formats: doc: no such format"),
     ],
@@ -101,6 +102,12 @@ def test_a_format_whose_library_is_absent_says_what_to_install(tmp_path, monkeyp
     shown = capsys.readouterr()
     assert "pip install 'rlbench[compare]'" in shown.err and shown.err.count("\n") == 1
     assert "IQM" in shown.out, "the tables need neither"
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch, capsys):
+    made.write(made.run(0), tmp_path / "runs" / "0")
+    assert exit_code([str(tmp_path / "runs"), "--out", "/proc/nowhere"], monkeypatch) == 2
+    assert capsys.readouterr().err.startswith("rlbench-compare: out=/proc/nowhere: a folder that can be written to")
 
 
 def exit_code(words, monkeypatch) -> int:

@@ -79,6 +79,22 @@ def test_folders_that_overlap_give_each_run_once(tmp_path):
     assert [run.folder.name for run in runs] == [str(number) for number in range(11)] and not skipped
 
 
+def test_what_a_tracker_leaves_beside_a_run_is_no_run(tmp_path):
+    made.write(made.run(0), tmp_path / "0")
+    files = tmp_path / "0" / "wandb" / "offline-run" / "files"
+    files.mkdir(parents=True)
+    (files / "config.yaml").write_text("a: 1\n")
+    runs, skipped = load([tmp_path])
+    assert len(runs) == 1 and not skipped
+
+
+def test_a_run_that_never_started_is_reported(tmp_path):
+    folder = made.write(made.run(0), tmp_path / "0")
+    for name in ("metrics.jsonl", "summary.json", "ledger.json"):
+        (folder / name).unlink()
+    assert [one.reason for one in load([tmp_path])[1]] == ["no summary.json"]
+
+
 def test_every_evaluation_is_read_of_a_run_of_which_not_every_line_is(tmp_path):
     evaluated = {step: step / 1e4 for step in (0, 7, 501, 502, 5000)}
     made.write(made.run(0, evaluated), tmp_path / "0")

@@ -15,7 +15,8 @@ POINTS = 60  # of a band
 class Axis(NamedTuple):
     """A cost, as rows of metrics hold it: a total since the start."""
 
-    name: str
+    word: str
+    name: str  # of an axis in a figure, which has to fit a telephone
     unit: str
     of: Callable[[Mapping[str, Any]], float]
 
@@ -33,10 +34,10 @@ def training_flops(row: Mapping[str, Any]) -> float:
 
 
 AXES = {
-    "rollouts": Axis("sampled", "rollouts", lambda row: row["rollouts"]),
-    "flops": Axis("computed for training", "FLOPs", training_flops),
-    "seconds": Axis("wall time", "s", lambda row: row["wall_seconds"]),
-    "cpu_seconds": Axis("verification", "CPU s", lambda row: row["verification/cpu_seconds"]),
+    "rollouts": Axis("rollouts", "sampled", "rollouts", lambda row: row["rollouts"]),
+    "flops": Axis("FLOPs", "computed for training", "FLOPs", training_flops),
+    "seconds": Axis("seconds", "wall time", "s", lambda row: row["wall_seconds"]),
+    "cpu_seconds": Axis("CPU seconds", "verification", "CPU s", lambda row: row["verification/cpu_seconds"]),
 }
 
 

@@ -24,7 +24,7 @@ def datasets(report: Report) -> dict[str, Rows]:
             for head, run in labelled(report)
         ],
         "verdicts": [
-            {"question": part.question.title, "axis": part.judgement.axis.title, "budget": part.judgement.budget}
+            {"question": part.question.title, "axis": part.judgement.axis.word, "budget": part.judgement.budget}
             | {"level": part.judgement.level}
             | {key: value for key, value in verdict._asdict().items() if key != "seeds"}
             | dict(zip(("our_seeds", "their_seeds"), verdict.seeds))

@@ -9,7 +9,8 @@ from .groups import Group, Question
 from .report import group_ledger
 
 VEGA_LITE = "6.4"  # the version that draws
-PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#999933"]  # Okabe and Ito's
+# The first six are those of Okabe and Ito, which colour-blind readers tell apart.
+PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#999933"]
 SHADES = [*PALETTE, "#882255", "#44aa99", "#ddcc77", "#6699cc", "#aa4466", "#888888"]  # of the parts of a bar
 STROKES = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeWidth": 2}  # in a legend of lines
 DASHES = [[1, 0], [8, 4], [3, 3], [10, 3, 3, 3]]
@@ -20,7 +21,7 @@ Spec = dict[str, Any]
 
 
 class Figure(NamedTuple):
-    """One question, drawn."""
+    """A drawing that answers one thing."""
 
     name: str  # a file's, without its ending
     title: str
@@ -36,10 +37,8 @@ def figures(question: Question, level: float) -> list[Figure]:
 
 
 def accuracy_figure(groups: Sequence[Group], name: str, axis: Axis, level: float) -> Figure | None:
-    title = f"accuracy against {'FLOPs' if name == 'flops' else name.replace('cpu_', 'CPU ')}"
-    return bands(
-        f"accuracy-{name}", title, groups, lambda run: accuracy(run, axis), axis.title, "held-out accuracy (%)", level
-    )
+    title, up = f"accuracy against {axis.word}", "held-out accuracy (%)"
+    return bands(f"accuracy-{name}", title, groups, lambda run: accuracy(run, axis), axis.title, up, level)
 
 
 def staleness_figure(groups: Sequence[Group], level: float) -> Figure | None:

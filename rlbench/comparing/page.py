@@ -30,7 +30,7 @@ STYLE = """
 body { margin: 0 auto; max-width: 1100px; padding: 1rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; } p.small, li.small { color: var(--faint); font-size: .9rem; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .25rem; } p.small { color: var(--faint); font-size: .9rem; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 0 2rem; }
 figure { margin: 1rem 0; min-width: 0; } figcaption { font-weight: 600; }
 figure > div { width: 100%; }

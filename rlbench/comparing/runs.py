@@ -17,7 +17,7 @@ EVALUATED = b'"heldout/accuracy"'  # in the lines of metrics.jsonl that hold an 
 SUMMARY = {"algo", "task", "seed", "wall_seconds", "flops", "peak_memory_bytes"}
 LEDGER = {"compute", "memory", "rollouts", "tokens", "verification", "time"}
 ROW = {"step", "rollouts", "flops", "wall_seconds", "verification/cpu_seconds"}
-BETWEEN = 100  # lines between evaluations that are read of a run, evenly spaced; a run may have a million
+BETWEEN = 50  # lines between evaluations that are read of a run, evenly spaced; a run may have a million
 OUTCOMES = ("finished", "diverged")  # of the algorithm; what else ends a run says nothing of it
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 

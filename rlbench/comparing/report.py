@@ -124,7 +124,7 @@ def number(value: float, digits: int = 1) -> str:
 
 
 def interval(low: float, high: float, digits: int = 1) -> str:
-    return f"{number(low, digits)} to {number(high, digits)}"
+    return "-" if math.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"
 
 
 def sentences(verdicts: Sequence[Verdict]) -> list[str]:

@@ -28,7 +28,7 @@ class Standing(NamedTuple):
     group: Group
     scores: np.ndarray  # f64[n], percent of held-out problems, a seed
     iqm: float  # NaN without seeds
-    low: float
+    low: float  # NaN with fewer than two, which spread nowhere
     high: float
     left_out: int  # seeds that were not measured on both sides of the budget
     diverged: int  # seeds that diverged before it, which count as 0
@@ -97,6 +97,7 @@ def standing(group: Group, axis: Axis, budget: float, level: float) -> Standing:
     iqm = low = high = float("nan")
     if len(known):
         iqm = float(interquartile_mean(known))
+    if len(known) > 1:
         low, high = map(float, bootstrap_interval(interquartile_mean, [known], level=level))
     return Standing(group, known, iqm, low, high, len(scores) - len(known), diverged)
 
@@ -112,7 +113,9 @@ def verdict(
     """
     samples = [ours.scores, theirs.scores]
     difference = float(samples[0].mean() - samples[1].mean())
-    low, high = map(float, bootstrap_interval(improvement, samples, level=level))
+    low = high = float("nan")
+    if min(map(len, samples)) > 1:
+        low, high = map(float, bootstrap_interval(improvement, samples, level=level))
     p, corrected = values or (None, None)
     names = ours.group.label, theirs.group.label
     winner = names[difference < 0] if corrected is not None and corrected <= level else None

@@ -1,5 +1,7 @@
 """Verdicts: who is named, who is not, and what is said instead."""
 
+import math
+
 import pytest
 
 from rlbench.comparing.curves import AXES
@@ -36,6 +38,7 @@ def test_three_seeds_a_side_name_nobody_however_clear_and_say_how_many_would():
 def test_one_seed_a_side_is_told_how_many_to_run_for_all_pairs():
     judged = judge(made.question(a=[1.0], b=[2.0], c=[3.0]), AXES["rollouts"])
     assert [one.winner for one in judged.verdicts] == [None] * 3
+    assert all(math.isnan(one.low) for one in [*judged.standings, *judged.verdicts]), "nor has it an interval"
     assert all("one seed shows no spread, so run at least 5 seeds a side" in one.words for one in judged.verdicts)
 
 

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEED ?= 0
+DEMO := multirun/demo-$(shell date +%Y-%m-%d-%H-%M-%S)
 
 # The build of JAX for the accelerator of this machine, if it has one.
 EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo ,cuda; \
@@ -20,7 +21,8 @@ EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev
 	touch $@
 
 demo: .venv
-	$(BIN)/rlbench -m experiment=demo algo=ppo,grpo,async_grpo task=arithmetic seed=$(SEED)
+	$(BIN)/rlbench -m experiment=demo algo=ppo,grpo,async_grpo task=arithmetic seed=$(SEED) hydra.sweep.dir=$(DEMO)
+	$(BIN)/rlbench-compare $(DEMO)
 
 test: .venv
 	$(BIN)/pytest -m "not slow" -n 2

@@ -10,21 +10,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ..types import Fate, Phase
+from .runs import found
 
 
 def reports(folders: Iterable[Path]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
     """Summary and ledger of all runs below the folders, in the order of their paths; no ledger if it never started."""
-    paths = [path for folder in folders for path in folder.rglob("summary.json")]
-    return [(read(path), read(path.with_name("ledger.json"))) for path in sorted(paths, key=natural)]
+    summaries = [(folder, read(folder / "summary.json")) for folder in found(folders)]
+    return [(summary, read(folder / "ledger.json")) for folder, summary in summaries if summary]
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def natural(path: Path) -> list[tuple[bool, int, str]]:
-    """A sort key under which job 10 comes after job 9."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -87,10 +83,13 @@ def fraction(rollouts: Mapping[str, Any], fate: Fate) -> float:
     return rollouts["by_fate"][fate] / max(rollouts["generated"], 1)
 
 
+LEFT = {"algorithm", "task", "status", "settings", "key", "folder", "reason"}  # columns of words
+
+
 def table_of(title: str, columns: Mapping[str, Callable[[Any], str]], rows: Iterable[Any]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, justify="left" if name in ("algorithm", "task", "status") else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(cell(row) for cell in columns.values()))
     return table

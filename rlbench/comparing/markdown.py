@@ -1,0 +1,57 @@
+"""A comparison as Markdown, for a pull request or a notebook."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from .groups import commands
+from .page import METHOD, plain, title
+from .report import (
+    Part,
+    Report,
+    differences_table,
+    sentences,
+    skipped_table,
+    standings_table,
+    verdicts_table,
+)
+
+
+def markdown(report: Report, drawn: Sequence[str]) -> str:
+    """The whole text.
+
+    Args:
+      drawn: names of image files beside it.
+    """
+    blocks = [f"# {title(report)}"]
+    for part in report.parts:
+        blocks += section(part)
+    blocks += [f"![{name}]({name})" for name in drawn]
+    if report.skipped:
+        blocks += ["## Left out", tabular(skipped_table(report.skipped))]
+    return "\n\n".join([*blocks, "## How this was found", METHOD]) + "\n"
+
+
+def section(part: Part) -> list[str]:
+    question, judgement = part
+    repeated = "\n".join(f"    {command}" for group in question.groups for command in commands(group))
+    blocks = [f"## {question.title}", tabular(standings_table(part))]
+    blocks.append("\n".join(f"- {words}" for words in sentences(judgement.verdicts)))
+    if judgement.verdicts:
+        blocks.append(tabular(verdicts_table(part)))
+    if differences := differences_table(question):
+        blocks.append(tabular(differences))
+    return [*filter(None, blocks), "To repeat it:", repeated]
+
+
+def tabular(table: Table) -> str:
+    """A table of the terminal in Markdown."""
+    header = [line(plain(column.header)) for column in table.columns]
+    sides = [":--" if column.justify == "left" else "--:" for column in table.columns]
+    rows = [[line(plain(cell)) for cell in cells] for cells in zip(*(column.cells for column in table.columns))]
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [header, sides, *rows])
+    return f"**{plain(table.title)}**\n\n{lines}" if table.title else lines
+
+
+def line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -1,0 +1,204 @@
+"""Runs on disk: what is read, what is skipped, and which are seeds of one another."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlbench.comparing.curves import AXES, accuracy, band
+from rlbench.comparing.groups import commands, questions
+from rlbench.comparing.report import mean_of
+from rlbench.comparing.runs import load
+
+from . import made
+
+
+def torn(folder: Path) -> None:
+    path = folder / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def older(folder: Path) -> None:
+    path = folder / "ledger.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+
+
+def still_running(folder: Path) -> None:
+    (folder / "summary.json").unlink()
+    torn(folder)
+
+
+def interrupted(folder: Path) -> None:
+    path = folder / "summary.json"
+    path.write_text(path.read_text().replace("finished", "interrupted"))
+
+
+def broken(name: str, content: bytes):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (torn, "metrics.jsonl: the last line is torn"),
+        (older, "ledger.json: schema 0, not 1"),
+        (still_running, "no summary.json"),
+        (interrupted, "interrupted: no error is known"),
+        *(
+            (lambda folder, name=name: (folder / name).unlink(), f"no {name}")
+            for name in ("config.yaml", "ledger.json")
+        ),
+        (lambda folder: (folder / "metrics.jsonl").unlink(), "no metrics.jsonl"),
+        (broken("summary.json", b"{"), "summary.json: cannot be parsed"),
+        (broken("config.yaml", b"a: [\n"), "config.yaml: cannot be parsed"),
+        (broken("ledger.json", b"[]"), "ledger.json: no mapping"),
+        (broken("summary.json", b"\xff\xfe"), "summary.json:"),
+        (broken("metrics.jsonl", b"\n"), "metrics.jsonl: line 1 is no row of metrics"),
+        (broken("metrics.jsonl", b"[1]\n"), "metrics.jsonl: line 1 is no row of metrics"),
+        (broken("metrics.jsonl", b'{"step": 0}\n'), "metrics.jsonl: no evaluation"),
+        (broken("metrics.jsonl", b'{"step": 0, "heldout/accuracy": 0.5}\n'), "metrics.jsonl: no flops, rollouts"),
+        (broken("ledger.json", b'{"schema": 1}'), "ledger.json: no compute, memory"),
+        (broken("metrics.jsonl", b""), "metrics.jsonl: "),
+    ],
+)
+def test_a_run_that_is_not_whole_is_skipped_with_its_reason_and_harms_no_other(tmp_path, harm, reason):
+    harm(made.write(made.run(0), tmp_path / "0"))
+    made.write(made.run(1), tmp_path / "1")
+    runs, skipped = load([tmp_path])
+    assert [run.summary["seed"] for run in runs] == [1]
+    assert [one.folder.name for one in skipped] == ["0"] and reason in skipped[0].reason
+
+
+def test_folders_that_overlap_give_each_run_once(tmp_path):
+    for seed in range(11):
+        made.write(made.run(seed), tmp_path / str(seed))
+    runs, skipped = load([tmp_path, tmp_path / "3"])
+    assert [run.folder.name for run in runs] == [str(number) for number in range(11)] and not skipped
+
+
+def test_what_a_tracker_leaves_beside_a_run_is_no_run(tmp_path):
+    made.write(made.run(0), tmp_path / "0")
+    files = tmp_path / "0" / "wandb" / "offline-run" / "files"
+    files.mkdir(parents=True)
+    (files / "config.yaml").write_text("a: 1\n")
+    runs, skipped = load([tmp_path])
+    assert len(runs) == 1 and not skipped
+
+
+def test_a_run_that_never_started_is_reported(tmp_path):
+    folder = made.write(made.run(0), tmp_path / "0")
+    for name in ("metrics.jsonl", "summary.json", "ledger.json"):
+        (folder / name).unlink()
+    assert [one.reason for one in load([tmp_path])[1]] == ["no summary.json"]
+
+
+def test_every_evaluation_is_read_of_a_run_of_which_not_every_line_is(tmp_path):
+    evaluated = {step: step / 1e4 for step in (0, 7, 501, 502, 5000)}
+    made.write(made.run(0, evaluated), tmp_path / "0")
+    ((run,), _) = load([tmp_path])
+    assert [row["step"] for row in run.evaluations] == list(evaluated)
+    assert len(run.rows) < 200
+
+
+def test_an_evaluation_that_measured_nothing_is_none(tmp_path):
+    made.write(made.run(0, {0: 0.5, 5: float("nan"), 10: 0.7}), tmp_path / "0")
+    ((run,), _) = load([tmp_path])
+    assert accuracy(run, AXES["rollouts"]).at(np.array(500)) == pytest.approx(60)
+
+
+def test_runs_that_differ_in_the_seed_and_where_things_lie_are_one_group():
+    ((question,), _) = questions([made.run(0), made.run(1, cache="/elsewhere", trials=20, tracker__terminal__a=1)])
+    assert [(group.label, len(group.runs)) for group in question.groups] == [("first", 2)]
+
+
+def test_whatever_else_differs_makes_a_group_and_is_its_name():
+    settings = [{}, {"algo__group_size": 4}, {"algo__group_size": 4, "steps": 20}]
+    runs = [made.run(0, **words) for words in settings] + [made.run(0, algo="second")]
+    ((question,), _) = questions(runs)
+    assert [group.label for group in question.groups] == [
+        "first group_size=8 steps=10", "first group_size=4 steps=10", "first group_size=4 steps=20", "second",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", [{"task": "taking"}, {"task__digits": 3}, {"evaluation__problems": 8}])
+def test_different_tasks_are_different_questions(other):
+    asked, _ = questions([made.run(0), made.run(0, **other)])
+    assert [len(question.groups) for question in asked] == [1, 1]
+    assert asked[0].title != asked[1].title
+
+
+def test_a_seed_that_was_run_twice_counts_once():
+    first, again = made.run(0, folder=Path("a")), made.run(0, folder=Path("b"))
+    ((question,), skipped) = questions([first, again])
+    assert question.groups[0].runs == [again]
+    assert [(one.folder.name, "run again" in one.reason) for one in skipped] == [("a", True)]
+
+
+def test_settings_say_what_they_were_chosen_from():
+    ((question,), _) = questions(
+        [made.run(0, algo="a"), made.run(0, algo="b", trials=20), made.run(0, algo="c", trials=0)]
+    )
+    assert [group.tuning for group in question.groups] == ["untuned", "best of 20 trials", "untuned"]
+
+
+def test_the_command_that_repeats_a_group_names_its_seeds_and_quotes():
+    runs = [made.run(seed) for seed in (0, 1)] + [made.run(2)._replace(overrides=["a=[1,2]", "seed=2"])]
+    runs.append(made.run(3)._replace(overrides=None))
+    ((question,), _) = questions(runs)
+    assert commands(question.groups[0]) == [
+        "# nowhere: the words of its command line were not kept",
+        "rlbench -m algo=first seed=0,1",
+        "rlbench 'a=[1,2]' seed=2",
+    ]
+
+
+def test_accuracy_is_interpolated_and_never_extrapolated():
+    points = accuracy(made.run(0, {0: 0.0, 10: 0.5}), AXES["rollouts"])
+    assert points.at(np.array([0, 500, 1000])).tolist() == [0, 25, 50]
+    assert np.isnan(points.at(np.array(1001))) and np.isnan(points.at(np.array(-1)))
+
+
+def test_a_run_that_diverged_has_no_accuracy_after_its_last_evaluation():
+    points = accuracy(made.run(0, {0: 0.2, 5: 0.3}, status="diverged"), AXES["rollouts"])
+    assert points.at(np.array([500, 501])).tolist() == [30, 0]
+
+
+def test_flops_are_without_the_warm_start():
+    assert AXES["flops"].of(made.rows({0: 0, 3: 1})[-1]) == 3e6
+
+
+def test_a_band_is_the_mean_where_all_seeds_were_measured():
+    seeds = [accuracy(made.run(0, {0: 0.0, end: end / 10}), AXES["rollouts"]) for end in (5, 10)]
+    drawn = band([seeds[0], seeds[1]._replace(y=seeds[1].y + 10)], 0.05)
+    assert drawn.x[0] == 0 and drawn.x[-1] == 500
+    assert (drawn.mean[0], drawn.low[0], drawn.high[0]) == (5, 0, 10)
+
+
+def test_the_mean_of_ledgers_is_taken_number_by_number():
+    ours = {"a": 1, "b": {"c": 1.0, "only": 4}, "name": "x", "nothing": None}
+    theirs = {"a": 3, "b": {"c": 2.0}, "name": "x", "nothing": None}
+    assert mean_of([ours, theirs]) == {"a": 2, "b": {"c": 1.5, "only": 2}, "name": "x", "nothing": None}
+
+
+@pytest.mark.slow
+def test_500_runs_of_1000_steps_load_and_render_in_20_seconds(tmp_path):
+    from rlbench.comparing.command import compare, parser, write
+
+    body = {f"a metric with a name of usual length {number}": number / 7 for number in range(40)}
+    for number in range(500):
+        run = made.run(number // 10, algo__group_size=2 ** (number % 10))._replace(rows=[])
+        folder = made.write(run, tmp_path / "runs" / str(number))
+        metrics = tmp_path / f"metrics-{number % 10}"
+        if not metrics.exists():
+            rows = made.rows(dict.fromkeys(range(0, 1001, 50), number / 20))
+            metrics.write_text("".join(json.dumps(row | body) + "\n" for row in rows))
+        (folder / "metrics.jsonl").unlink()
+        os.symlink(metrics, folder / "metrics.jsonl")  # they are read 500 times, and written ten
+    began = time.process_time()  # the wall's, where a core is free: it is one thread
+    report = compare(parser().parse_args([str(tmp_path / "runs")]))
+    write(report, tmp_path / "out", ["html"])
+    assert time.process_time() - began < 20
+    assert sum(len(group.runs) for part in report.parts for group in part.question.groups) == 500

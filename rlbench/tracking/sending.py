@@ -1,41 +1,31 @@
-"""The command `rlbench-wandb`: sends folders of runs to Weights & Biases, all of it or what is missing there.
+"""Sends a run's folder to Weights & Biases. What wandb shows is a function of the folder, now or years later.
 
-    rlbench-wandb outputs/2026-11-22/13-20-06                      what its tracker could not send
-    rlbench-wandb --project p multirun/2026-11-22/13-20-06         every run of a sweep, whatever its tracker was
-    rlbench-wandb --page compare.html multirun/2026-11-22/13-20-06 and the page that compares them
-
-What wandb shows is a function of the folder: config.yaml, .hydra/, metrics.jsonl, transcripts.jsonl, and, once
-the run has ended, summary.json and ledger.json. wandb.json holds the identity of the run there, so that sending
-again goes on behind the last step that arrived.
-
-Exit codes: 0 when all were sent, 1 when some were not, 2 for wrong options.
+Read are config.yaml, .hydra/, metrics.jsonl, transcripts.jsonl and, once the run has ended, summary.json and
+ledger.json. wandb.json holds the identity of the run at wandb, so that sending again goes on behind the last step
+that arrived.
 """
 
-import argparse
 import contextlib
 import io
 import json
 import os
 import secrets
-import select
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from .sheets import numbers, sheets
+from .sheets import memory, numbers, sheets
 
 IDENTITY = "wandb.json"
 FILES = ("config.yaml", "metrics.jsonl", "transcripts.jsonl", "summary.json", "ledger.json")
 TRANSCRIPT = ("step", "problem", "likeliest", "prompt", "reply", "status", "detail", "reward")
 AXES = ("step", "rollouts", "flops", "wall_seconds", "verification/cpu_seconds")  # in every row
 EXIT_CODES = {"finished": 0, "interrupted": 130}  # of a run's statuses; all others are 1
-SAYS, CONNECTED = "rlbench-wandb: ", "connected"
-BREATH, PATIENCE = 1.0, 60.0  # seconds between looks at the files, and between attempts to reach a server
+EXPERIMENT = "experiment"  # what a run is, among the others of a sweep
+BREATH = 1.0  # seconds between looks at the files of a run that goes on
 LONGEST_NAME, LONGEST_TAG = 128, 64  # characters that wandb takes
 
 
@@ -66,87 +56,6 @@ class NotSent(RuntimeError):
     """wandb did not take a run; says why, in one line."""
 
 
-def main() -> None:
-    """The entry point."""
-    options = parser().parse_args()
-    if options.follow:
-        os.nice(10)  # training goes first
-        sys.exit(0 if follow(options.folders[0], options.offline) else 1)
-    folders = sorted({path.parent for folder in options.folders for path in folder.rglob("metrics.jsonl")})
-    if not folders:
-        print(f"rlbench-wandb: no run in {', '.join(map(str, options.folders))}", file=sys.stderr)
-        sys.exit(2)
-    sent = [attempt(partial(send, folder), folder, options) for folder in folders]
-    if options.page:
-        sent.append(attempt(partial(send_page, options.page, folders[0]), folders[0], options))
-    sys.exit(0 if all(sent) else 1)
-
-
-def parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n")
-    arguments = argparse.ArgumentParser(
-        "rlbench-wandb", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("folders", nargs="+", type=Path, help="of runs or sweeps")
-    arguments.add_argument("--project", help="by default that of an earlier sending, or rlbench")
-    arguments.add_argument("--entity", help="user or team; by default that of an earlier sending, or yours")
-    arguments.add_argument("--offline", action="store_true", help="only write wandb's files into the run's folder")
-    arguments.add_argument("--page", type=Path, help="that compares the runs; becomes an artifact of their sweep")
-    arguments.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # until standard input ends
-    return arguments
-
-
-def attempt(sending: Callable[[Identity, bool], None], folder: Path, options: argparse.Namespace) -> bool:
-    """Sends what has ended, and says what became of it."""
-    try:
-        who = identity(folder, options.project, options.entity)
-        sending(who, options.offline)
-    except NotSent as error:
-        print(f"{folder}: not sent: {error}", flush=True)
-        return False
-    print(f"{folder}: {'written, for' if options.offline else 'sent to'} {who.project}/{who.id}", flush=True)
-    return True
-
-
-def identity(folder: Path, project: str | None, entity: str | None) -> Identity:
-    """That of an earlier sending, unless another place is named."""
-    before = Identity.of(folder)
-    if before and project in (None, before.project) and entity in (None, before.entity):
-        return before
-    now = Identity.new(project or "rlbench", entity, before and before.group, before.tags if before else ())
-    try:
-        now.keep(folder)
-    except OSError as error:
-        raise NotSent(f"{folder / IDENTITY}: {error.strerror}") from None
-    return now
-
-
-def follow(folder: Path, offline: bool) -> bool:
-    """Sends a run as it happens, until somebody writes to standard input or closes it; says what becomes of it."""
-    who, over = Identity.of(folder), False
-    assert who
-
-    def ends_within(seconds: float) -> bool:
-        nonlocal over
-        over = over or bool(select.select([sys.stdin], [], [], seconds)[0])
-        return over
-
-    while True:
-        try:
-            send(folder, who, offline, ends_within)
-            say("sent")
-            return True
-        except NotSent as error:
-            say(str(error))
-            if error.__cause__ is None or ends_within(PATIENCE):
-                return False
-
-
-def say(text: str) -> None:
-    """To whoever started this process with --follow."""
-    print(f"{SAYS}{text}", flush=True)
-
-
 def send(folder: Path, who: Identity, offline: bool, ends_within: Callable[[float], bool] | None = None) -> None:
     """Sends what a folder holds, of a run that has ended or, with `ends_within`, goes on.
 
@@ -157,8 +66,6 @@ def send(folder: Path, who: Identity, offline: bool, ends_within: Callable[[floa
       NotSent: its cause is what wandb or the disk said, if another attempt may do better.
     """
     with begun(about(folder, who), folder, offline) as run:
-        if ends_within:
-            say(CONNECTED)
         last = send_rows(run, folder, ends_within or (lambda seconds: True))
         run.finish(exit_code=send_end(run, folder, last))
 
@@ -252,7 +159,7 @@ def about(folder: Path, who: Identity) -> dict[str, Any]:
         "group": who.group or sweep_of(hydra.hydra),
         "name": " ".join(names),
         "tags": [tag[:LONGEST_TAG] for tag in (*names, *who.tags)],
-        "job_type": "experiment",
+        "job_type": EXPERIMENT,
         "config": config | {"choices": choices},
     }
 
@@ -300,6 +207,8 @@ def send_end(run: Any, folder: Path, last: int) -> int:
 
     summary, ledger = read(folder / "summary.json"), read(folder / "ledger.json")
     run.summary.update(numbers(summary or {}, "summary") | numbers(ledger or {}, "ledger"))
+    if ledger:
+        run.summary.update(numbers(memory(ledger), "memory"))
     if ledger and last + 1 >= run.starting_step:
         tables = sheets(ledger)
         run.log(
@@ -339,7 +248,3 @@ class Lines:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
-
-
-if __name__ == "__main__":
-    main()

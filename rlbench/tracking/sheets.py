@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+SHEETS = ("compute", "phases", "memory", "rollouts", "verification", "time", "price")
+
 
 class Sheet(NamedTuple):
     """A table of numbers, in the units of docs/ledger.md."""
@@ -24,11 +26,19 @@ def leaves(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
+def memory(ledger: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes a device by component: of each network, with gradients and optimizer states, and of what they share."""
+    taken = ledger["memory"]
+    networks = {name: sum(parts.values()) for name, parts in taken["components"].items()}
+    shared = {name: taken[name] for name in ("kv_cache", "rollout_buffers")}
+    return networks | shared | {"temporaries": max(taken["temporaries"].values(), default=0)}
+
+
 def sheets(ledger: Mapping[str, Any]) -> dict[str, Sheet]:
-    """The ledger's tables by name: compute, phases, memory, rollouts, verification, time, price."""
-    memory, price = ledger["memory"], ledger["price"]
+    """The ledger's tables by name, which is one of SHEETS."""
+    taken, price = ledger["memory"], ledger["price"]
     executed, useful = ledger["compute"]["executed"], ledger["compute"]["useful"]
-    shared = {name: memory[name] for name in ("kv_cache", "rollout_buffers", "device_peak", "resident_peak")}
+    shared = {name: taken[name] for name in ("kv_cache", "rollout_buffers", "device_peak", "resident_peak")}
     return {
         "compute": Sheet(
             ("phase", "component", "executed_flops"),
@@ -40,8 +50,8 @@ def sheets(ledger: Mapping[str, Any]) -> dict[str, Sheet]:
         ),
         "memory": Sheet(
             ("component", "part", "bytes"),
-            [(name, part, size) for name, parts in memory["components"].items() for part, size in parts.items()]
-            + [("temporaries", name, size) for name, size in memory["temporaries"].items()]
+            [(name, part, size) for name, parts in taken["components"].items() for part, size in parts.items()]
+            + [("temporaries", name, size) for name, size in taken["temporaries"].items()]
             + [("shared", name, size) for name, size in shared.items()],
         ),
         "rollouts": Sheet(

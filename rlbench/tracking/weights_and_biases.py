@@ -20,7 +20,8 @@ import psutil
 from pydantic import Field
 
 from ..types import NonNegative
-from .sending import CONNECTED, SAYS, Identity
+from .command import CONNECTED, SAYS
+from .sending import Identity
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class WeightsAndBiases:
         if self.mode == "disabled":
             return
         self.began = time.monotonic()
-        words = [sys.executable, "-m", "rlbench.tracking.sending", "--follow", str(folder)]
+        words = [sys.executable, "-m", "rlbench.tracking.command", "--follow", str(folder)]
         try:
             self.said = tempfile.TemporaryFile()  # noqa: SIM115
             self.identity.keep(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from .sheets import memory, numbers, sheets
 
@@ -147,8 +148,11 @@ def about(folder: Path, who: Identity) -> dict[str, Any]:
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
         hydra = OmegaConf.merge(*(OmegaConf.load(folder / ".hydra" / name) for name in ("config.yaml", "hydra.yaml")))
+        group = who.group or sweep_of(hydra.hydra)
     except OSError as error:
         raise NotSent(f"{error.filename}: {error.strerror}") from None
+    except OmegaConfBaseException as error:
+        raise NotSent(f"{folder / '.hydra'}: {one_line(error)}") from None
     choices: Any = OmegaConf.to_container(hydra.hydra.runtime.choices)
     choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     names = [choices["algo"], choices["task"], f"seed {config['seed']}"]
@@ -156,7 +160,7 @@ def about(folder: Path, who: Identity) -> dict[str, Any]:
         "id": who.id,
         "project": who.project,
         "entity": who.entity,
-        "group": who.group or sweep_of(hydra.hydra),
+        "group": group,
         "name": " ".join(names),
         "tags": [tag[:LONGEST_TAG] for tag in (*names, *who.tags)],
         "job_type": EXPERIMENT,
@@ -165,11 +169,11 @@ def about(folder: Path, who: Identity) -> dict[str, Any]:
 
 
 def sweep_of(hydra: Any) -> str | None:
-    """A sweep is its folder; as written from the folder where it was started. None for a run by itself."""
+    """A sweep is its folder, as seen from where it was started. None for a run by itself."""
     if hydra.mode != "MULTIRUN":
         return None
     folder = Path(hydra.runtime.output_dir)
-    sweep = folder.parents[len(Path(hydra.sweep.subdir).parts) - 1]
+    sweep = folder.parents[len(Path(str(hydra.sweep.subdir)).parts) - 1]
     if sweep.is_relative_to(hydra.runtime.cwd):
         sweep = sweep.relative_to(hydra.runtime.cwd)
     return str(sweep)[-LONGEST_NAME:]

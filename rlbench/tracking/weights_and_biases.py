@@ -116,10 +116,9 @@ class WeightsAndBiases:
         self.sender = None
         if not code:
             return
-        lines = [line.removeprefix(SAYS) for line in self._said().splitlines() if line.startswith(SAYS)]
-        lines = [line for line in lines if line != CONNECTED]
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else "ended"
-        self._missing(lines[-1] if lines else f"its process {how}")
+        lines = [line for line in self._said().splitlines() if line.strip() and line != f"{SAYS}{CONNECTED}"]
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else "ended without a word"
+        self._missing(lines[-1].removeprefix(SAYS) if lines and code > 0 else f"its process {how}")
 
     def _missing(self, reason: str) -> None:
         log.warning("wandb does not have all of this run (%s); send it with: rlbench-wandb %s", reason, self.folder)

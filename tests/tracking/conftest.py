@@ -51,7 +51,7 @@ def written(folder: Path) -> Written:
     (run,) = of["run"]
     summary: dict[str, Any] = {}
     for record in of["summary"]:
-        summary |= record["update"]
+        summary |= record.get("update", {})
     tables = defaultdict(list)
     for path in sorted((place / "files" / "media" / "table").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns):
         name = path.relative_to(place / "files" / "media" / "table").as_posix().rsplit("_", 2)[0]

@@ -94,15 +94,16 @@ def follow(folder: Path, offline: bool) -> bool:
         told = True
         return ends_within(seconds)
 
+    last = False
     while True:
         try:
             send(folder, who, offline, taken)
             return True
         except NotSent as error:
             say(str(error))
-            if over or error.__cause__ is None:
+            if last or error.__cause__ is None:
                 return False
-        ends_within(PATIENCE)  # and then once more
+        last = ends_within(PATIENCE)  # then once more, whose end is waited for as long as the tracker likes
 
 
 def say(text: str) -> None:

@@ -11,6 +11,8 @@ import json
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,7 +70,23 @@ def send(folder: Path, who: Identity, offline: bool, ends_within: Callable[[floa
     """
     with begun(about(folder, who), folder, offline) as run:
         last = send_rows(run, folder, ends_within or (lambda seconds: True))
-        run.finish(exit_code=send_end(run, folder, last))
+        code = send_end(run, folder, last)
+        place = Path(run.dir).parent  # unknown afterwards
+        run.finish(exit_code=code)
+        if offline:
+            check(place, code)
+
+
+def check(place: Path, exit_code: int) -> None:
+    """Reads what wandb wrote offline, since it doesn't mention that a disk was full.
+
+    Raises:
+      OSError: the last record is not that of the run's end.
+    """
+    words = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(place)]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode or json.loads(done.stdout).get("exit_code") != exit_code:
+        raise OSError(f"wandb could not write all of {place}")
 
 
 def send_page(page: Path, folder: Path, who: Identity, offline: bool) -> None:

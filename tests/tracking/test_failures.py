@@ -1,5 +1,6 @@
 """Whatever becomes of Weights & Biases, a run ends as it would have, in its own time, and its files are whole."""
 
+import itertools
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from rlbench.experiment import run
 from rlbench.plugins import build
+from rlbench.tracking.files import Files
 from rlbench.tracking.weights_and_biases import WeightsAndBiases
 from rlbench.types import ConfigError
 from tests.cli.test_cli import TINY, command, interrupt, rows, wait_for
@@ -96,12 +98,38 @@ def victims(word: str) -> list[psutil.Process]:
 
 
 def finished(plan_of, folder, *trackers) -> None:
-    """Runs it; its files have to be whole, and no process of wandb's may be left."""
+    """Runs an experiment; its files have to be whole, and no process of wandb's may be left."""
     summary = run(plan_of("grpo", f"steps={STEPS}", "warm_start.steps=0")._replace(trackers=list(trackers)), folder)
     assert summary["status"] == "finished"
+    whole(folder)
+
+
+def whole(folder) -> None:
     assert [row["step"] for row in rows(folder)] == list(range(STEPS + 1))
     assert (folder / "summary.json").exists() and (folder / "ledger.json").exists()
     wait_for(lambda: not victims("wandb"), 10)
+
+
+@pytest.fixture
+def played(sweep, folder):
+    """Plays a run to its trackers, without one: for what is a matter of trackers alone."""
+    summary, ledger = (json.loads((sweep / "0" / name).read_text()) for name in ("summary.json", "ledger.json"))
+
+    def play(*trackers):
+        trackers = [Files(folder), *trackers]
+        for tracker in trackers:
+            tracker.begin(folder)
+        for row in rows(sweep / "0")[:1] * (STEPS + 1):
+            step = next(steps)
+            for tracker in trackers:
+                tracker.log(row | {"step": step})
+            time.sleep(0.05)
+        for tracker in trackers:
+            tracker.finish(summary, ledger)
+        whole(folder)
+
+    steps = itertools.count()
+    return play
 
 
 def starve(process: psutil.Process) -> None:
@@ -109,14 +137,24 @@ def starve(process: psutil.Process) -> None:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
 
 
-@pytest.mark.parametrize("harm", [psutil.Process.kill, starve], ids=["killed", "on a full disk"])
-def test_wandbs_service_can_fail_in_the_middle_of_a_run(plan_of, folder, caplog, harm, monkeypatch):
-    tracker, harmed = Timed(mode="offline"), Harm("wandb-core", harm)
+def test_wandbs_service_can_be_killed_in_the_middle_of_a_run(plan_of, folder, caplog):
+    tracker, harmed = Timed(mode="offline"), Harm("wandb-core", psutil.Process.kill)
     finished(plan_of, folder, tracker, harmed)
     assert harmed.done and tracker.waited["log"] < 0.2
-    if "rlbench-wandb" in caplog.text:  # it could not start again before the end
+    assert "rlbench-wandb" not in caplog.text
+    assert set(range(STEPS + 1)) <= set(written(folder).history), "it was started again"
+
+
+@pytest.mark.parametrize("name", ["wandb-core", "rlbench.tracking.command"])
+def test_the_disk_can_be_full(played, folder, caplog, monkeypatch, name):
+    """Of the sender, whose attempts then all fail, and of wandb's service alone, which doesn't mention it."""
+    tracker, harmed = Timed(mode="offline"), Harm(name, starve)
+    played(tracker, harmed)
+    assert harmed.done and tracker.waited["log"] < 0.2 and tracker.waited["finish"] < 10
+    if name != "wandb-core":  # a new service has the disk that its predecessor had not
+        assert f"rlbench-wandb {folder}" in caplog.text
         assert sent(monkeypatch, "--offline", folder) == 0
-    assert set(range(STEPS + 1)) <= set(written(folder).history), "it started again, or the command sent it"
+    assert set(range(STEPS + 1)) <= set(written(folder).history)
 
 
 def test_the_sender_can_be_killed_and_a_command_sends_the_rest(plan_of, folder, caplog, monkeypatch):
@@ -137,23 +175,23 @@ def test_a_server_that_does_not_answer_costs_no_time(plan_of, folder, caplog, mo
     assert f"rlbench-wandb {folder}" in caplog.text
 
 
-def test_who_is_not_logged_in_is_told(plan_of, folder, caplog):
-    finished(plan_of, folder, Timed(mode="online"))
+def test_who_is_not_logged_in_is_told(played, folder, caplog):
+    played(Timed(mode="online"))
     assert "No API key configured" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["wandb", "wandb.json"])
-def test_a_place_that_wandb_cannot_write_to(plan_of, folder, caplog, name):
+def test_a_place_that_wandb_cannot_write_to(played, folder, caplog, name):
     """A file is in the way of its folder, or a folder of its file."""
     (folder / name).touch() if name == "wandb" else (folder / name).mkdir()
     tracker = Timed(mode="offline")
-    finished(plan_of, folder, tracker)
+    played(tracker)
     assert tracker.waited["finish"] < 10
     assert f"rlbench-wandb {folder}" in caplog.text
 
 
-def test_disabled_is_disabled(plan_of, folder):
-    finished(plan_of, folder, Timed(mode="disabled"))
+def test_disabled_is_disabled(played, folder):
+    played(Timed(mode="disabled"))
     assert not list(folder.glob("wandb*"))
 
 
@@ -180,6 +218,7 @@ def test_ctrl_c_ends_the_run_at_wandb_too(cache, tmp_path):
 DIES = """
 import os, signal, sys, time
 from pathlib import Path
+from rlbench.tracking.files import Files
 from rlbench.tracking.files import Files
 from rlbench.tracking.weights_and_biases import WeightsAndBiases
 folder, settings = Path(sys.argv[1]), eval(sys.argv[2])

@@ -136,7 +136,7 @@ def begun(who: dict[str, Any], folder: Path, offline: bool) -> Iterator[Any]:
         except (Error, OSError, TimeoutError, HandleAbandonedError, MailboxClosedError) as error:
             raise NotSent(one_line(error)) from error
         finally:
-            with contextlib.suppress(Exception):  # its process may be dead
+            with contextlib.suppress(Exception, SystemExit):  # its process may be dead; it exits as that one did
                 wandb.teardown()
 
 

@@ -53,6 +53,7 @@ class WeightsAndBiases:
         self.identity = Identity.new(project, entity, group, tuple(tags))
         self.folder: Path
         self.sender: subprocess.Popen[bytes] | None = None
+        self.scratch: tempfile.TemporaryDirectory[str]  # what the sender leaves there, even where it is killed
         self.said: IO[bytes]  # by the sender; a pipe would have to be read
         self.began = 0.0
 
@@ -63,10 +64,12 @@ class WeightsAndBiases:
         self.began = time.monotonic()
         words = [sys.executable, "-m", "rlbench.tracking.command", "--follow", str(folder)]
         try:
+            self.scratch = tempfile.TemporaryDirectory(prefix="rlbench-", ignore_cleanup_errors=True)
             self.said = tempfile.TemporaryFile()  # noqa: SIM115
             self.identity.keep(folder)
             self.sender = subprocess.Popen(
                 words + ["--offline"] * (self.mode == "offline"),
+                env=os.environ | {"TMPDIR": self.scratch.name},
                 stdin=subprocess.PIPE,
                 stdout=self.said,
                 stderr=subprocess.STDOUT,
@@ -114,6 +117,7 @@ class WeightsAndBiases:
         assert self.sender
         code = self.sender.returncode
         self.sender = None
+        self.scratch.cleanup()
         if not code:
             return
         lines = [line for line in self._said().splitlines() if line.strip() and line != f"{SAYS}{CONNECTED}"]

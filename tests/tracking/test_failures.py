@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,8 +29,17 @@ SETTINGS = {"project": "rlbench", "entity": None, "group": None, "tags": [], "fi
 STEPS = 30
 
 
+@pytest.fixture(autouse=True)
+def scratch(monkeypatch):
+    """A place for temporary files, in which nothing may be left. Its name is short: wandb puts a socket there."""
+    with tempfile.TemporaryDirectory(prefix="rlbench-") as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        yield place
+        assert os.listdir(place) == []
+
+
 @pytest.fixture
-def folder(sweep, tmp_path) -> Path:
+def folder(sweep, tmp_path, scratch) -> Path:
     """Of a run that is about to begin."""
     folder = tmp_path / "run"
     folder.mkdir()

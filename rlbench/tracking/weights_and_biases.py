@@ -64,9 +64,9 @@ class WeightsAndBiases:
         self.began = time.monotonic()
         words = [sys.executable, "-m", "rlbench.tracking.command", "--follow", str(folder)]
         try:
-            self.scratch = tempfile.TemporaryDirectory(prefix="rlbench-", ignore_cleanup_errors=True)
-            self.said = tempfile.TemporaryFile()  # noqa: SIM115
             self.identity.keep(folder)
+            self.said = tempfile.TemporaryFile()  # noqa: SIM115
+            self.scratch = tempfile.TemporaryDirectory(prefix="rlbench-", ignore_cleanup_errors=True)
             self.sender = subprocess.Popen(
                 words + ["--offline"] * (self.mode == "offline"),
                 env=os.environ | {"TMPDIR": self.scratch.name},
@@ -100,10 +100,11 @@ class WeightsAndBiases:
             with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
                 self.sender.communicate(b"\n", timeout=patience)
         finally:
-            if self.sender.poll() is None:
+            late = self.sender.poll() is None
+            if late:
                 end(self.sender.pid)
                 self.sender.wait()
-            self._gone()
+            self._gone(f"it was not done {patience:.0f} s after the run" if late else "")
 
     def _connected(self) -> bool:
         return f"{SAYS}{CONNECTED}" in self._said()
@@ -112,17 +113,19 @@ class WeightsAndBiases:
         """What the sender said so far; read without moving the position, which it shares."""
         return os.pread(self.said.fileno(), 1 << 20, 0).decode(errors="replace")
 
-    def _gone(self) -> None:
-        """Says once what is missing at wandb, if anything is."""
+    def _gone(self, reason: str = "") -> None:
+        """Says once what is missing at wandb, if anything is, and what the sender said of it."""
         assert self.sender
         code = self.sender.returncode
         self.sender = None
         self.scratch.cleanup()
         if not code:
             return
+        if code < 0 and not reason:
+            reason = f"its process was ended by {signal.Signals(-code).name}"
         lines = [line for line in self._said().splitlines() if line.strip() and line != f"{SAYS}{CONNECTED}"]
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else "ended without a word"
-        self._missing(lines[-1].removeprefix(SAYS) if lines and code > 0 else f"its process {how}")
+        said = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS) or code == 1][-1:]
+        self._missing("; ".join([*filter(None, [reason]), *said]) or "its process ended without a word")
 
     def _missing(self, reason: str) -> None:
         log.warning("wandb does not have all of this run (%s); send it with: rlbench-wandb %s", reason, self.folder)

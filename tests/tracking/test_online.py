@@ -5,9 +5,9 @@ import json
 import pytest
 
 from rlbench.tracking.sheets import SHEETS
+from tests.cli.test_cli import wait_for
+from tests.tracking.conftest import STEPS, Harm, Timed, sent
 from tests.tracking.server import Server
-from tests.tracking.test_failures import STEPS, Harm, Timed, folder, played, scratch, wait_for  # noqa: F401
-from tests.tracking.test_wandb import sent
 
 EVERYTHING = list(range(STEPS + 2))  # the steps, and the ledger's tables behind the last one
 
@@ -20,11 +20,11 @@ def server(monkeypatch):
         yield server
 
 
-def name_of(folder) -> str:  # noqa: F811
+def name_of(folder) -> str:
     return json.loads((folder / "wandb.json").read_text())["id"]
 
 
-def test_a_run_is_sent_while_it_goes_on(played, folder, server, caplog):  # noqa: F811
+def test_a_run_is_sent_while_it_goes_on(played, folder, server, caplog):
     run = Timed(mode="online")
     played(run)
     assert server.steps(name_of(folder)) == EVERYTHING and server.ends[name_of(folder)] == 0
@@ -35,7 +35,7 @@ def test_a_run_is_sent_while_it_goes_on(played, folder, server, caplog):  # noqa
 class Cut(Harm):
     """Takes the server out of reach when the first half of the run has arrived."""
 
-    def __init__(self, server, folder):  # noqa: F811
+    def __init__(self, server, folder):
         super().__init__("", None)
         self.server, self.folder = server, folder
 
@@ -45,20 +45,15 @@ class Cut(Harm):
             self.server.reachable = False
 
 
-def test_what_a_lost_connection_left_out_is_sent_by_the_command_once(
-    played,  # noqa: F811
-    folder,  # noqa: F811
-    server,
-    caplog,
-    monkeypatch,
-):
+@pytest.mark.slow
+def test_what_a_lost_connection_left_out_is_sent_by_the_command_once(played, folder, server, caplog):
     tracker = Timed(mode="online", finish_seconds=3.0)
     played(tracker, Cut(server, folder))
     assert tracker.waited["log"] < 0.2 and tracker.waited["finish"] < 5
     there = server.steps(name_of(folder))
     assert 0 < len(there) < STEPS and f"rlbench-wandb {folder}" in caplog.text
     server.reachable = True
-    assert sent(monkeypatch, folder) == 0
+    assert sent(folder).returncode == 0
     assert server.steps(name_of(folder)) == EVERYTHING and server.ends[name_of(folder)] == 0
-    assert sent(monkeypatch, folder) == 0, "all is there already"
+    assert sent(folder).returncode == 0, "all is there already"
     assert server.steps(name_of(folder)) == EVERYTHING

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlbench.tracking.command import main
 from rlbench.tracking.sending import AXES, FILES, TRANSCRIPT
 from rlbench.tracking.sheets import SHEETS, memory, sheets
 from tests.cli.test_cli import rows
-from tests.tracking.conftest import NOWHERE, written
+from tests.tracking.conftest import sent, written
 
 OWN = ("_runtime", "_step", "_timestamp")
 
@@ -110,18 +109,10 @@ def test_nothing_is_written_outside_the_runs_folder(sweep, alone):
     assert not list(alone.iterdir())
 
 
-def sent(monkeypatch, *words) -> int:
-    """Calls `rlbench-wandb`; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["rlbench-wandb", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code
-
-
-def test_the_command_rebuilds_the_same_run_from_its_files(folder, run, tmp_path, monkeypatch):
+def test_the_command_rebuilds_the_same_run_from_its_files(folder, run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb"))
-    assert sent(monkeypatch, "--offline", copy) == 0
+    assert sent("--offline", copy).returncode == 0
     again = written(copy)
     assert again.run["run_id"] == run.run["run_id"], "so that what is there already is not sent twice"
     assert (again.config, again.metrics, again.exit_code) == (run.config, run.metrics, 0)
@@ -131,12 +122,12 @@ def test_the_command_rebuilds_the_same_run_from_its_files(folder, run, tmp_path,
     assert again.tables == run.tables
 
 
-def test_the_command_takes_a_sweep_that_had_no_such_tracker_and_its_page(sweep, tmp_path, monkeypatch, capsys):
+def test_the_command_takes_a_sweep_that_had_no_such_tracker_and_its_page(sweep, tmp_path):
     copy, page = tmp_path / "sweep", tmp_path / "page.html"
     shutil.copytree(sweep, copy, ignore=shutil.ignore_patterns("wandb", "wandb.json"))
     page.write_text("<title>compared</title>")
-    assert sent(monkeypatch, "--offline", "--project", "p", "--page", page, copy) == 0
-    assert capsys.readouterr().out.count("written, for p/") == 3
+    done = sent("--offline", "--project", "p", "--page", page, copy)
+    assert done.returncode == 0 and done.stdout.count("written, for p/") == 3
     assert {written(copy / job).run["project"] for job in "01"} == {"p"}
     shown = written(tmp_path)
     assert shown.run["run_group"] == written(copy / "0").run["run_group"]
@@ -144,23 +135,23 @@ def test_the_command_takes_a_sweep_that_had_no_such_tracker_and_its_page(sweep, 
     assert artifact["type"] == "comparison" and [f["path"] for f in artifact["manifest"]["contents"]] == ["page.html"]
 
 
-def test_the_command_says_in_a_line_why_not(folder, tmp_path, monkeypatch, capsys):
+def test_the_command_says_in_a_line_why_not(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb"))
-    assert sent(monkeypatch, copy) == 1
-    assert "not sent: UsageError: No API key configured" in capsys.readouterr().out
-    assert sent(monkeypatch, tmp_path / "nowhere") == 2
+    done = sent(copy)
+    assert done.returncode == 1 and done.stdout.startswith(f"{copy}: not sent: UsageError: No API key configured")
+    assert sent(tmp_path / "nowhere").returncode == 2
     (copy / ".hydra/hydra.yaml").unlink()
-    assert sent(monkeypatch, "--offline", copy) == 1
-    assert "hydra.yaml: No such file or directory" in capsys.readouterr().out
+    done = sent("--offline", copy)
+    assert done.returncode == 1 and "hydra.yaml: No such file or directory" in done.stdout
 
 
-def test_a_run_that_was_cut_off_is_sent_as_far_as_it_went(folder, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_off_is_sent_as_far_as_it_went(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("wandb", "summary.json", "ledger.json"))
     whole = (folder / "metrics.jsonl").read_text()
     (copy / "metrics.jsonl").write_text(whole[:-20])
-    assert sent(monkeypatch, "--offline", copy) == 0
+    assert sent("--offline", copy).returncode == 0
     cut = written(copy)
     assert sorted(cut.history) == [0, 1, 2] and cut.exit_code == 1
 
@@ -169,9 +160,3 @@ def test_a_process_without_this_tracker_does_not_import_wandb():
     """Nor does one with it: it is the sender that does."""
     code = "import sys, rlbench.cli, rlbench.experiment, rlbench.plan, rlbench.tracking.weights_and_biases; "
     subprocess.run([sys.executable, "-c", code + "assert 'wandb' not in sys.modules"], check=True)
-
-
-def test_the_server_of_these_tests_is_nobody(monkeypatch):
-    import os
-
-    assert os.environ["WANDB_BASE_URL"] == NOWHERE

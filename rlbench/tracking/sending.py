@@ -52,7 +52,9 @@ class Identity(NamedTuple):
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
     def keep(self, folder: Path) -> None:
-        (folder / IDENTITY).write_text(json.dumps(self._asdict(), indent=2) + "\n")
+        draft = folder / f"{IDENTITY}.part"
+        draft.write_text(json.dumps(self._asdict(), indent=2) + "\n")
+        os.replace(draft, folder / IDENTITY)
 
 
 class NotSent(RuntimeError):
@@ -70,11 +72,11 @@ def send(folder: Path, who: Identity, offline: bool, ends_within: Callable[[floa
     """
     with begun(about(folder, who), folder, offline) as run:
         last = send_rows(run, folder, ends_within or (lambda seconds: True))
-        code = send_end(run, folder, last)
+        outcome = send_end(run, folder, last)
         place = Path(run.dir).parent  # unknown afterwards
-        run.finish(exit_code=code)
+        run.finish(exit_code=outcome)
         if offline:
-            check(place, code)
+            check(place, outcome)
 
 
 def check(place: Path, exit_code: int) -> None:

@@ -116,15 +116,15 @@ class WeightsAndBiases:
     def _gone(self, reason: str = "") -> None:
         """Says once what is missing at wandb, if anything is, and what the sender said of it."""
         assert self.sender
-        code = self.sender.returncode
+        ended = self.sender.returncode
         self.sender = None
         self.scratch.cleanup()
-        if not code:
+        if not ended:
             return
-        if code < 0 and not reason:
-            reason = f"its process was ended by {signal.Signals(-code).name}"
+        if ended < 0 and not reason:
+            reason = f"its process was ended by {signal.Signals(-ended).name}"
         lines = [line for line in self._said().splitlines() if line.strip() and line != f"{SAYS}{CONNECTED}"]
-        said = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS) or code == 1][-1:]
+        said = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS) or ended == 1][-1:]
         self._missing("; ".join([*filter(None, [reason]), *said]) or "its process ended without a word")
 
     def _missing(self, reason: str) -> None:

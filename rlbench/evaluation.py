@@ -1,7 +1,7 @@
 """Evaluation on held-out problems: the likeliest reply, and pass@k of sampled ones."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Evaluation(NamedTuple):
     pass_at: list[Count]  # values of k
     top_k: Natural
     top_p: Fraction
+    transcripts: Natural  # problems of which a reply is kept
 
 
 class Outcomes(NamedTuple):
@@ -27,11 +28,19 @@ class Outcomes(NamedTuple):
     solved: np.ndarray  # bool[replies]
 
 
-def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> tuple[dict[str, float], Outcomes]:
-    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k.
+class Measured(NamedTuple):
+    """What an evaluation found."""
 
-    Returns these metrics, and what became of the likeliest replies.
-    """
+    metrics: dict[str, float]
+    likeliest: Outcomes  # of each problem's likeliest reply
+    transcripts: list[dict[str, Any]]  # of a few replies, as trackers take them
+
+
+KEPT = ("problem", "prompt", "replies", "reward", "status", "detail", "truncated")  # of a transcript
+
+
+def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> Measured:
+    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k."""
     attempts = 1 + settings.samples
     problems = [(seed, actor.task.problem(seed, "heldout")) for seed in range(settings.problems)]
     first_id = version * settings.problems * attempts
@@ -46,7 +55,18 @@ def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -
         **{f"heldout/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
         "heldout/infrastructure_failures": int((~happened).sum()),
     }
-    return metrics, Outcomes(happened[:, 0], solved[:, 0])
+    kept = samples_of(batch.transcripts, attempts, settings.transcripts)
+    return Measured(metrics, Outcomes(happened[:, 0], solved[:, 0]), kept)
+
+
+def samples_of(transcripts: Sequence[Transcript], attempts: int, problems: int) -> list[dict[str, Any]]:
+    """One reply to each of the first problems, in turn the likeliest and each of the sampled ones.
+
+    The same at every evaluation, so that a reader sees an answer change.
+    """
+    count = min(problems, len(transcripts) // attempts)
+    chosen = [(index % attempts == 0, transcripts[index * attempts + index % attempts]) for index in range(count)]
+    return [{"likeliest": likeliest, **{name: getattr(said, name) for name in KEPT}} for likeliest, said in chosen]
 
 
 def outcomes(transcripts: list[Transcript]) -> Outcomes:

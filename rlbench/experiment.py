@@ -24,7 +24,7 @@ from .learning.learner import Learner, Spending
 from .plan import Plan
 from .running.schedule import stream
 from .tracking.files import Files
-from .types import Diverged, LearnerState, Params, Status
+from .types import Diverged, LearnerState, Params, Status, Tracker
 from .warm_start import Cost, cached, warm_start
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Experiment:
     """What a run knows of itself while it runs."""
 
     def __init__(self, plan: Plan, folder: Path):
-        self.plan = plan
-        self.trackers = [Files(folder), *plan.trackers]
+        self.plan, self.folder = plan, folder
+        self.trackers: list[Tracker] = [Files(folder), *plan.trackers]
         self.summary: dict[str, Any] = {
             **plan.names,
             "seed": plan.seed,
@@ -92,6 +92,8 @@ class Experiment:
 
     def go(self) -> None:
         """The whole run."""
+        for tracker in self.trackers:
+            tracker.begin(self.folder)
         start, cost = self._warm_start()
         peak = peak_of(self.plan.devices, self.plan.model.dtype)
         self.timeline.begin()
@@ -243,10 +245,12 @@ class Experiment:
         if step % self.plan.evaluation.every == 0 or step == self.plan.steps:
             policy = self.plan.algorithm.acting(self.state.trainable, self.state.frozen)
             began = time.perf_counter()
-            measured, outcomes = evaluate(self.plan.evaluation, self.evaluator, policy, step)
-            row |= measured
+            measured = evaluate(self.plan.evaluation, self.evaluator, policy, step)
+            row |= measured.metrics
             self.ledger.evaluated(self.evaluator.account.take(), time.perf_counter() - began)
-            self.heldout.append(outcomes)
+            self.heldout.append(measured.likeliest)
+            for tracker in self.trackers:
+                tracker.transcripts(step, measured.transcripts)
             self.summary["accuracy_after"] = row["heldout/accuracy"]
             if step == 0:
                 self.summary["accuracy_before"] = row["heldout/accuracy"]

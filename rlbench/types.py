@@ -4,8 +4,9 @@ Shapes: B rollouts in a batch, T tokens in a row, V tokens in the vocabulary. In
 anything said of token t (its log-probability, its value, its version) was known before t was chosen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -257,8 +258,17 @@ class Tokenizer(Protocol):
 class Tracker(Protocol):
     """Where a run's numbers go. Called on the learner's thread, once a learner step."""
 
+    def begin(self, folder: Path) -> None:
+        """The run begins. Its config.yaml is in its folder, and its record will be: metrics.jsonl and the like."""
+
     def log(self, row: dict[str, Any]) -> None:
         """One line of metrics; `row["step"]` is the learner step, 0 before the first."""
+
+    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Some replies of an evaluation, before the line of metrics of the same step.
+
+        Each has `problem`, `likeliest`, `prompt`, `replies`, `reward`, `status`, `detail` and `truncated`.
+        """
 
     def note(self, text: str) -> None:
         """A line for whoever watches; no part of the record."""

@@ -45,6 +45,7 @@ class Transcript(NamedTuple):
     observation_tokens: int
     truncated: bool  # a reply filled its space without ending
     timed_out: bool  # a reply was not judged in time
+    detail: str  # the reason of the status, for people
 
     @property
     def solved(self) -> bool:
@@ -83,7 +84,7 @@ class Conversation:
 
     def __init__(self, seed: int, problem: Problem, prompt: list[int]):
         self.seed, self.prompt = seed, problem.prompt
-        self.state, self.status = problem.state, Status.OPEN
+        self.state, self.status, self.detail = problem.state, Status.OPEN, ""
         self.tokens, self.chosen = list(prompt), [False] * len(prompt)
         self.logp, self.reward = [0.0] * len(prompt), [0.0] * len(prompt)
         self.prompt_tokens = len(prompt)
@@ -101,7 +102,7 @@ class Conversation:
 
         Returns its tokens; none where the conversation is over, or was in its last turn.
         """
-        self.state, self.status = step.state, step.status
+        self.state, self.status, self.detail = step.state, step.status, step.detail
         self.timed_out |= self.status == Status.TIMEOUT
         self.reward[-1] += step.reward
         if last or step.asks is None:
@@ -124,6 +125,7 @@ class Conversation:
             observed,
             self.truncated,
             self.timed_out,
+            self.detail,
         )
 
 

@@ -1,7 +1,10 @@
-"""The local truth of a run: metrics.jsonl, a line a learner step as it happens, summary.json and ledger.json."""
+"""The local truth of a run: metrics.jsonl, a line a learner step as it happens, transcripts.jsonl, a line a reply
+that an evaluation kept, summary.json and ledger.json.
+"""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,24 @@ class Files:
     def __init__(self, folder: Path):
         self.folder = folder
         self._metrics = (folder / "metrics.jsonl").open("w", buffering=1)
+        self._transcripts = (folder / "transcripts.jsonl").open("w", buffering=1)
+
+    def begin(self, folder: Path) -> None:
+        pass
 
     def log(self, row: dict[str, Any]) -> None:
         self._metrics.write(json.dumps(row) + "\n")
+
+    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            self._transcripts.write(json.dumps({"step": step} | row) + "\n")
 
     def note(self, text: str) -> None:
         pass
 
     def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
         self._metrics.close()
+        self._transcripts.close()
         if ledger:
             self._put("ledger.json", ledger)
         if summary:

@@ -1,6 +1,8 @@
 """Progress on the terminal: a bar where somebody watches, a line at every evaluation where nobody does."""
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +31,9 @@ class Terminal:
         self.heldout = ""
         self.noted = 0.0  # when a note was printed
 
+    def begin(self, folder: Path) -> None:
+        pass
+
     def log(self, row: dict[str, Any]) -> None:
         self.progress.start()
         if "heldout/accuracy" in row:
@@ -42,6 +47,9 @@ class Terminal:
         self.progress.update(self.bar, description=row["algo"], completed=row["step"], total=row["steps"], news=news)
         if not self.console.is_terminal and "heldout/accuracy" in row:
             self.console.print(f"{row['algo']} {row['step']}/{row['steps']}  {news}", soft_wrap=True)
+
+    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        pass
 
     def note(self, text: str) -> None:
         self.progress.start()

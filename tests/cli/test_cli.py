@@ -138,7 +138,9 @@ def test_a_crash_of_one_job_leaves_the_others(rlbench, tmp_path):
     (tmp_path / "crash.py").write_text(
         "import os\nclass Abort:\n"
         "    def __init__(self, *, when): self.when = when\n"
+        "    def begin(self, folder): pass\n"
         "    def log(self, row): os.abort() if self.when else None\n"
+        "    def transcripts(self, step, rows): pass\n"
         "    def note(self, text): pass\n"
         "    def finish(self, summary, ledger): pass\n"
     )

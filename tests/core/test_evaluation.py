@@ -38,8 +38,8 @@ def test_a_reply_whose_verifier_broke_is_neither_right_nor_wrong(devices):
             return Step(state, None, 1.0, Status.INFRASTRUCTURE if state == "a" else Status.PASSED)
 
     model = small_model()
-    settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], top_k=0, top_p=1.0)
-    report, likeliest = evaluate(settings, actor_of(model, Breaks(), devices), model.init(jax.random.key(0)), 0)
+    settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], top_k=0, top_p=1.0, transcripts=0)
+    report, likeliest, _ = evaluate(settings, actor_of(model, Breaks(), devices), model.init(jax.random.key(0)), 0)
     assert report["heldout/infrastructure_failures"] == 2 * 3
     assert report["heldout/accuracy"] == report["heldout/sampled_accuracy"] == report["heldout/pass@1"] == 1
     assert likeliest.solved.sum() == likeliest.judged.sum() == 4
@@ -51,13 +51,13 @@ def test_the_likeliest_reply_is_measured_apart_from_sampled_ones(devices):
     model = small_model()
     actor = actor_of(model, Copy(), devices)
     params = model.init(jax.random.key(0))
-    settings = Evaluation(every=1, problems=6, samples=40, pass_at=[1, 40], top_k=0, top_p=1.0)
-    report, likeliest = evaluate(settings, actor, params, 0)
+    settings = Evaluation(every=1, problems=6, samples=40, pass_at=[1, 40], top_k=0, top_p=1.0, transcripts=0)
+    report, likeliest, _ = evaluate(settings, actor, params, 0)
     # A fresh network is nearly uniform over the end and four letters, and right once in 5 * 5 replies of two tokens.
     assert 0.0 < report["heldout/sampled_accuracy"] < 0.2
     assert report["heldout/pass@1"] == pytest.approx(report["heldout/sampled_accuracy"])
     assert report["heldout/pass@40"] > report["heldout/pass@1"]
     assert likeliest.solved.mean() == report["heldout/accuracy"]
     assert evaluate(settings, actor, params, 0)[0] == report
-    later, _ = evaluate(settings, actor, params, 1)
+    later, _, _ = evaluate(settings, actor, params, 1)
     assert later != report and later["heldout/accuracy"] == report["heldout/accuracy"]

@@ -18,7 +18,7 @@ from .evaluation import Evaluation
 from .learning.learner import Spending
 from .plugins import build, plain, read
 from .running.schedule import Runner
-from .types import Algorithm, ConfigError, Count, Model, Natural, Task, Tokenizer, Tracker
+from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task, Tokenizer, Tracker
 from .verifying.verifier import Verifier, Verifying
 from .warm_start import WarmStart
 
@@ -41,6 +41,8 @@ class Run(NamedTuple):
 
     seed: Natural
     steps: Natural
+    flops: Positive | None
+    trials: Natural
     cache: str | None
 
 
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
     devices: list[jax.Device]
     seed: int
     steps: int
+    flops: float | None  # a budget that ends the run before its steps do
     cache: Path
     task: Task
     verifier: Verifier
@@ -99,6 +102,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         devices=list(devices or jax.local_devices()),
         seed=scalars.seed,
         steps=scalars.steps,
+        flops=scalars.flops,
         cache=writable(cache_folder(scalars.cache)),
         task=task,
         verifier=Verifier(read(Verifying, config["verifier"], "verifier")),

@@ -154,7 +154,16 @@ class Experiment:
     def _actor(self, key: jax.Array, sampling: Sampling, account: Account, delay: float = 0.0) -> Actor:
         plan = self.plan
         return Actor(
-            plan.model, plan.task, plan.tokenizer, plan.space, sampling, self.devices, key, plan.verifier, account, delay
+            plan.model,
+            plan.task,
+            plan.tokenizer,
+            plan.space,
+            sampling,
+            self.devices,
+            key,
+            plan.verifier,
+            account,
+            delay,
         )
 
     def _warm_start(self) -> tuple[Params, Cost]:

@@ -33,7 +33,11 @@ def print_help(overrides: Sequence[str]) -> None:
     root = Path(str(files(CONFIG)))
     with initialize_config_module(CONFIG, version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
-    choices = {key: value for key, value in config.hydra.runtime.choices.items() if key in SWEEPING or not key.startswith("hydra/")}
+    choices = {
+        key: value
+        for key, value in config.hydra.runtime.choices.items()
+        if key in SWEEPING or not key.startswith("hydra/")
+    }
     print(USAGE)
     print("Groups: choose an option with group=option; * is chosen here.\n")
     for group in [*sorted(path.name for path in root.iterdir() if any(path.glob("*.yaml"))), *SWEEPING]:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def accuracy_at(rows: Sequence[Mapping[str, Any]], axis: str, amount: float) -> 
     if axis not in rows[0]:
         raise ConfigError(KEY, f"accuracy_at_{amount:g}_{axis}", f"no column of metrics.jsonl{nearest(axis, rows[0])}")
     points = [(cost(row, axis), row["heldout/accuracy"]) for row in rows if "heldout/accuracy" in row]
-    for (spent, accuracy), (then, later) in zip(points, points[1:]):
+    for (spent, accuracy), (then, later) in pairwise(points):
         if spent <= amount <= then:
             return accuracy + (later - accuracy) * (amount - spent) / max(then - spent, 1e-9)
     return None

@@ -21,13 +21,14 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..comparing.table import read
 from ..help import explain
+from ..plugins import plain
 from .finished import Finished
-from .job import InvalidJob, Job, JobFailed, failure, library, perform
+from .job import InvalidJob, Job, JobFailed, failure, library, line, perform
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Jobs(Launcher):
             try:
                 config = self._compose(overrides)
             except (HydraException, OmegaConfBaseException) as error:
-                returns[index] = failure(overrides, InvalidJob(" ".join(explain(error, overrides).split())))
+                returns[index] = failure(overrides, InvalidJob(line(explain(error, overrides))))
                 told(index, returns[index])
                 continue
             if folder := finished.folder_of(config):
@@ -68,8 +69,8 @@ class Jobs(Launcher):
         with contextlib.closing(self.run(jobs)) as outcomes:
             for job, result in outcomes:
                 result.working_dir = str(job.folder)
-                returns[job.index] = result
-                told(job.index, result)
+                returns[job.number] = result
+                told(job.number, result)
         return [returns[index] for index in sorted(returns)]
 
     def _compose(self, overrides: list[str]) -> DictConfig:
@@ -79,7 +80,7 @@ class Jobs(Launcher):
 
     def announce(self, job: Job) -> None:
         """Says that a job starts."""
-        log.info("job %d: %s", job.index + 1, " ".join(filter_overrides(job.overrides)))
+        log.info("job %d: %s", job.number + 1, " ".join(filter_overrides(job.overrides)))
 
 
 def told(index: int, result: JobReturn) -> None:
@@ -229,8 +230,8 @@ class SubmititLauncher(Jobs):
         try:
             return future.result()
         except self.submitit.core.utils.UncompletedJobError:
-            why = f"the process died ({future.state}); what it said last: {future.paths.stderr}"
-        return failure(job.overrides, JobFailed(why))
+            why = f"the process died ({future.state}); its last words: {future.paths.stderr}"
+            return failure(job.overrides, JobFailed(why))
 
 
 class RayLauncher(Jobs):
@@ -276,10 +277,5 @@ class RayLauncher(Jobs):
         try:
             return self.ray.get(future)
         except self.ray.exceptions.RayError as error:
-            (why, *_) = str(error).strip().splitlines() or [type(error).__name__]
-        return failure(job.overrides, JobFailed(f"the process died: {type(error).__name__}: {why}"))
-
-
-def plain(settings: Any) -> dict[str, Any]:
-    """A section of the config as keyword arguments."""
-    return {str(key): value for key, value in (OmegaConf.to_container(settings, resolve=True) or {}).items()}
+            (why, *_) = str(error).strip().splitlines() or [""]
+            return failure(job.overrides, JobFailed(f"the process died: {type(error).__name__}: {why}"))

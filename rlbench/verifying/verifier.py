@@ -32,9 +32,7 @@ class Verifier:
         self._pool: Pool | None = None
         self._starting = threading.Lock()
 
-    def judge(
-        self, task: Task, said: Sequence[tuple[Any, str]], delay: float = 0.0
-    ) -> tuple[list[Step], Verification]:
+    def judge(self, task: Task, said: Sequence[tuple[Any, str]], delay: float = 0.0) -> tuple[list[Step], Verification]:
         """The task's answers to replies, each with the state it was given in, and what they took.
 
         Args:

@@ -26,7 +26,7 @@ from rlbench.types import ConfigError
 from tests.cli.test_cli import TINY, command, folders, settings, wait_for
 
 ROOT = Path(__file__).parents[2]
-PAIR = [
+LAUNCHERS = [
     pytest.param(["hydra/launcher=process"], id="process"),
     pytest.param(["hydra/launcher=joblib"], id="joblib"),
     pytest.param(["hydra/launcher=submitit", "hydra.launcher.cluster=local"], id="submitit"),
@@ -97,28 +97,22 @@ def processes(folder: Path) -> list[str]:
     return (folder / "processes").read_text().splitlines()
 
 
-@pytest.mark.parametrize("launcher", PAIR)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_wherever_jobs_run_each_has_a_process_and_a_bad_one_fails_alone(sweep, tmp_path, launcher):
-    words = [*launcher, "algo=grpo,grpoo", "seed=0,7,8,9,1", "hydra.sweep.dir=here"]
-    shown, error = sweep(*words)
-    assert [folder.name for folder in folders(tmp_path / "here")] == ["0", "4"], "seeds 0 and 1"
-    ran = [line for number in range(5) for line in processes(tmp_path / "here" / str(number))]
+    said, error = sweep(*launcher, "algo=grpo,grpoo", "seed=7,8,9,0", "hydra.sweep.dir=here")
+    assert [folder.name for folder in folders(tmp_path / "here")] == ["3"], "of seed 0"
+    ran = [line for number in range(4) for line in processes(tmp_path / "here" / str(number))]
     pids = {line.split()[0] for line in ran}
-    assert len(ran) == len(pids) == 5 and str(os.getpid()) not in pids
+    assert len(ran) == len(pids) == 4 and str(os.getpid()) not in pids
+    if {"hydra/launcher=joblib", "hydra/launcher=ray"}.intersection(launcher):
+        assert {line.split()[1] for line in ran} == {"false"}, "a GPU's memory is shared"
     assert isinstance(error, JobFailed)
-    assert "8 of 10 jobs failed" in shown
-    listed = shown[shown.index("8 of 10 jobs failed") :]
+    listed = said[said.index("7 of 8 jobs failed") :]
     assert "  ValueError: boo hoo\n    rlbench algo=grpo seed=8\n" in listed
     assert "  seed=9: not 9\n    rlbench algo=grpo seed=9\n" in listed
-    assert listed.count("  algo=grpoo: no such option; nearest: grpo") == 5
+    assert listed.count("  algo=grpoo: no such option; nearest: grpo") == 4
     died = listed[: listed.index("rlbench algo=grpo seed=7")].splitlines()[-2]
     assert died.startswith("  the process died")
-    if "joblib" in launcher[0] or "ray" in launcher[0]:
-        assert {line.split()[1] for line in ran} == {"false"}, "a GPU's memory is shared"
-    # The same again, in the same folder: what is finished is left out, what failed is tried again.
-    shown, _ = sweep(*words)
-    assert shown.count("is already finished") == 2
-    assert [len(processes(tmp_path / "here" / str(number))) for number in range(5)] == [1, 2, 2, 2, 1]
 
 
 def test_jobs_run_side_by_side(sweep, tmp_path):
@@ -139,28 +133,34 @@ def test_a_batch_with_a_failure_does_not_end_the_sweep(sweep, tmp_path):
     assert isinstance(error, InvalidJob) and len(folders(tmp_path / "here")) == 1
 
 
+HERE = ["hydra.sweep.dir=here", "+where=${hydra:sweep.dir}"]
+
+
 def test_a_finished_run_is_known_by_its_config_and_never_written_over(sweep, tmp_path):
     def seeds() -> dict[str, int]:
         return {f.name: yaml.safe_load((f / "config.yaml").read_text())["seed"] for f in folders(tmp_path / "here")}
 
-    assert sweep("seed=0,1", "hydra.sweep.dir=here")[1] is None
-    shown, error = sweep("seed=5,1,0", "hydra.sweep.dir=here")
+    assert sweep("seed=0,1", *HERE)[1] is None
+    shown, error = sweep("seed=5,1,0", *HERE)
     assert error is None and shown.count("is already finished") == 2
     assert seeds() == {"0": 0, "1": 1, "2": 5}
     assert all(len(processes(folder)) == 1 for folder in folders(tmp_path / "here"))
-    shown, _ = sweep("seed=0", "steps=7", "hydra.sweep.dir=here")
+    shown, _ = sweep("seed=0", "steps=7", *HERE)
     assert "is already finished" not in shown and len(seeds()) == 4, "another config is another run"
     # What an interrupted run said of its outcome does not outlive the next attempt.
     (tmp_path / "here/1/summary.json").write_text('{"status": "interrupted"}')
     (tmp_path / "here/0/summary.json").write_text('{"status": "fin')
-    sweep("seed=0,1", "hydra.sweep.dir=here")
+    sweep("seed=0,1", *HERE)
     assert [len(processes(tmp_path / "here" / name)) for name in ("0", "1")] == [2, 2]
+
+
+PLACE = r"hydra.sweep.dir='it\'s, here'"
 
 
 def test_the_command_that_repeats_a_job_survives_a_shell(sweep, tmp_path):
     """Its words, taken apart by a shell, make the same config; what concerns only the sweep is not among them."""
     shown, _ = sweep(
-        "seed=9", "hydra/launcher=process", "hydra.sweep.dir=it's here", "hydra.verbose=false",
+        "seed=9", "hydra/launcher=process", PLACE, "hydra.verbose=false",
         "task.operations=[add,subtract]", "cache='a \"quoted\" $folder'",
     )  # fmt: skip
     words = shlex.split(shown[shown.index("    rlbench seed=9") :].splitlines()[0])
@@ -169,7 +169,7 @@ def test_the_command_that_repeats_a_job_survives_a_shell(sweep, tmp_path):
         again = GlobalHydra.instance().config_loader().load_configuration("config", words[1:], run_mode=RunMode.RUN)
     assert again.cache == 'a "quoted" $folder' and again.task.operations == ["add", "subtract"] and again.seed == 9
     resumed = shlex.split(shown[shown.index("    rlbench -m") :].splitlines()[0])
-    assert resumed[-1] == "hydra.sweep.dir=it's here"
+    assert resumed[-1] == PLACE and (tmp_path / "it's, here").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -296,5 +296,4 @@ def test_a_sweep_that_was_interrupted_is_completed_by_the_command_that_it_prints
     for name, when in done.items():
         assert (tmp_path / "here" / name / "summary.json").stat().st_mtime_ns == when
     assert [json.loads((f / "summary.json").read_text())["status"] for f in folders(tmp_path)] == ["finished"] * 3
-    table = again.stdout[again.stdout.index("algorithm") :]
-    assert all(f"grpo {seed:9} " in table for seed in (0, 1, 2)), table
+    assert again.stdout[again.stdout.index("algorithm") : again.stdout.index("what it cost")].count("grpo ") == 3

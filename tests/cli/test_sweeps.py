@@ -268,9 +268,19 @@ def test_a_search_space_is_written_in_hydras_words(space, expected):
     assert str(sweeper.distribution(override)) == expected
 
 
-@pytest.mark.parametrize(
-    "launcher", [[], pytest.param(["hydra/launcher=joblib"], marks=pytest.mark.slow)], ids=["process", "joblib"]
-)
+ONE_BY_ONE = [
+    pytest.param([], id="process"),
+    pytest.param(["hydra/launcher=joblib"], id="joblib", marks=pytest.mark.slow),
+    pytest.param(
+        ["hydra/launcher=submitit", "hydra.launcher.cluster=local", "hydra.sweeper.max_batch_size=1"],
+        id="submitit",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(["hydra/launcher=ray", "+hydra.launcher.init.num_cpus=1"], id="ray", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("launcher", ONE_BY_ONE)
 def test_a_sweep_that_was_interrupted_is_completed_by_the_command_that_it_prints(cache, tmp_path, launcher):
     words = command(cache, "-m", "seed=0,1,2", *launcher, *TINY, "hydra.sweep.dir=here")
     first = subprocess.Popen(words, **settings(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -22,6 +22,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from rlbench.multirun import InvalidJob, JobFailed, register
+from rlbench.multirun.job import perform
 from rlbench.types import ConfigError
 from tests.cli.test_cli import TINY, command, folders, settings, wait_for
 
@@ -87,6 +88,14 @@ def sweep(tmp_path, monkeypatch, caplog):
     HydraConfig.instance().cfg = None
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Jobs run in this process: for questions about which are run, not where."""
+    monkeypatch.setattr("hydra.core.utils.configure_log", lambda *_: None)
+    spawn = lambda self, job, running=None: (job, perform(self.task_function, job.config))  # noqa: E731
+    monkeypatch.setattr("rlbench.multirun.launchers.ProcessLauncher.spawn", spawn)
+
+
 def running(sweep: Path) -> list[Path]:
     """Runs that write their metrics and have no summary yet."""
     return [path for path in sweep.glob("*/metrics.jsonl") if not path.with_name("summary.json").exists()]
@@ -128,7 +137,7 @@ def meet(config) -> float:
     return 0.0
 
 
-def test_a_batch_with_a_failure_does_not_end_the_sweep(sweep, tmp_path):
+def test_a_batch_with_a_failure_does_not_end_the_sweep(sweep, here, tmp_path):
     _, error = sweep("seed=9,0", "hydra.sweeper.max_batch_size=1", "hydra.sweep.dir=here")
     assert isinstance(error, InvalidJob) and len(folders(tmp_path / "here")) == 1
 
@@ -136,7 +145,7 @@ def test_a_batch_with_a_failure_does_not_end_the_sweep(sweep, tmp_path):
 HERE = ["hydra.sweep.dir=here", "+where=${hydra:sweep.dir}"]
 
 
-def test_a_finished_run_is_known_by_its_config_and_never_written_over(sweep, tmp_path):
+def test_a_finished_run_is_known_by_its_config_and_never_written_over(sweep, here, tmp_path):
     def seeds() -> dict[str, int]:
         return {f.name: yaml.safe_load((f / "config.yaml").read_text())["seed"] for f in folders(tmp_path / "here")}
 
@@ -157,7 +166,7 @@ def test_a_finished_run_is_known_by_its_config_and_never_written_over(sweep, tmp
 PLACE = r"hydra.sweep.dir='it\'s, here'"
 
 
-def test_the_command_that_repeats_a_job_survives_a_shell(sweep, tmp_path):
+def test_the_command_that_repeats_a_job_survives_a_shell(sweep, here, tmp_path):
     """Its words, taken apart by a shell, make the same config; what concerns only the sweep is not among them."""
     shown, _ = sweep(
         "seed=9", "hydra/launcher=process", PLACE, "hydra.verbose=false",
@@ -189,12 +198,12 @@ def test_a_library_that_is_not_there_is_one_line(sweep, monkeypatch, words, name
 
 
 SEARCH = [
-    "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", "hydra/launcher=joblib",
+    "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2",
     "optimizer.learning_rate=tag(log, interval(1e-4, 1e-1))", "hydra.sweep.dir=here",
 ]  # fmt: skip
 
 
-def test_a_search_finds_its_best_and_says_how_to_run_it(sweep, tmp_path):
+def test_a_search_finds_its_best_and_says_how_to_run_it(sweep, here, tmp_path):
     shown, error = sweep(*SEARCH, "trials=3", "algo=ppo")
     found = json.loads((tmp_path / "here/search.json").read_text())
     values = [trial["accuracy_after"] for trial in found["trials"]]
@@ -215,7 +224,7 @@ def test_a_search_finds_its_best_and_says_how_to_run_it(sweep, tmp_path):
     ]
 
 
-def test_a_trial_is_the_mean_of_its_seeds_and_a_failed_one_has_no_value(sweep, tmp_path):
+def test_a_trial_is_the_mean_of_its_seeds_and_a_failed_one_has_no_value(sweep, here, tmp_path):
     sweep(*SEARCH, "hydra.sweeper.n_trials=1", "hydra.sweeper.seeds=[0,1]")
     (trial,) = json.loads((tmp_path / "here/search.json").read_text())["trials"]
     assert [Path(run).name for run in trial["runs"]] == ["0", "1"] and trial["accuracy_after"] is not None
@@ -237,7 +246,7 @@ def test_a_trial_is_the_mean_of_its_seeds_and_a_failed_one_has_no_value(sweep, t
         ),
     ],
 )
-def test_a_wrong_search_is_one_line(sweep, words, line):
+def test_a_wrong_search_is_one_line(sweep, here, words, line):
     _, error = sweep(*SEARCH, *words)
     assert isinstance(error, ConfigError) and str(error).startswith(line)
 

@@ -126,8 +126,8 @@ class ProcessLauncher(Jobs):
         if process.exitcode == 130:
             raise KeyboardInterrupt
         if process.exitcode:
-            code = process.exitcode
-            reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            status = process.exitcode
+            reason = signal.Signals(-status).name if status < 0 else f"exit code {status}"
             result = failure(job.overrides, JobFailed(f"the process died: {reason}"))
         return job, result
 

@@ -11,9 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from rlbench.multirun.sweeper import BasicSweeper
 
 from rlbench.experiment import run
+from rlbench.multirun.sweeper import BasicSweeper
 from rlbench.plan import make_plan
 from tests.cli.test_cli import TINY
 

@@ -20,9 +20,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
-from rlbench.multirun.job import perform
 
 from rlbench.multirun import InvalidJob, JobFailed, register
+from rlbench.multirun.job import perform
 from rlbench.types import ConfigError
 from tests.cli.test_cli import TINY, command, folders, settings, wait_for
 
@@ -268,6 +268,7 @@ def test_a_wrong_search_is_one_line(sweep, here, words, line):
 def test_a_search_space_is_written_in_hydras_words(space, expected):
     import optuna
     from hydra.core.override_parser.overrides_parser import OverridesParser
+
     from rlbench.multirun.search import OptunaSweeper
 
     sweeper = OptunaSweeper.__new__(OptunaSweeper)

@@ -73,7 +73,8 @@ class Experiment:
         self.began = time.perf_counter()
         self.learner_steps = self.rollouts = self.tokens = 0
         acting, evaluating, self.init_key = jax.random.split(jax.random.key(plan.seed), 3)
-        self.actor = self._actor(acting, plan.sampling, Account(self.timeline, "actor"))
+        slow = plan.verifier.settings.delay_seconds
+        self.actor = self._actor(acting, plan.sampling, Account(self.timeline, "actor"), slow)
         truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
         self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Doing.EVALUATING))
         self.learner = Learner(
@@ -87,6 +88,7 @@ class Experiment:
         )
         self.state: LearnerState
         self.ledger: Ledger | None = None
+        self.over = False  # whether the budget of operations is spent
         self.buffers = 0  # bytes
         self.heldout: list[Outcomes] = []  # of the likeliest replies, at every evaluation
 
@@ -105,8 +107,11 @@ class Experiment:
         self._report({})
         steps = stream(self._act, self.plan.steps, self.plan.runner.max_staleness)
         with contextlib.closing(steps):
-            while played := self._wait(steps):
+            while not self.over and (played := self._wait(steps)):
                 self._learn(*played)
+        if self.plan.flops and not self.over:
+            spent = self.ledger.spent()
+            log.warning("steps=%d ended the run at %.3g of flops=%.3g", self.plan.steps, spent, self.plan.flops)
 
     def failed(self, error: BaseException) -> None:
         """Notes what ended the run."""
@@ -147,10 +152,19 @@ class Experiment:
         """Seconds since the run began, and what the timeline makes of them."""
         return time.perf_counter() - self.began, self.timeline.seconds()
 
-    def _actor(self, key: jax.Array, sampling: Sampling, account: Account) -> Actor:
+    def _actor(self, key: jax.Array, sampling: Sampling, account: Account, delay: float = 0.0) -> Actor:
         plan = self.plan
         return Actor(
-            plan.model, plan.task, plan.tokenizer, plan.space, sampling, self.devices, key, plan.verifier, account
+            plan.model,
+            plan.task,
+            plan.tokenizer,
+            plan.space,
+            sampling,
+            self.devices,
+            key,
+            plan.verifier,
+            account,
+            delay,
         )
 
     def _warm_start(self) -> tuple[Params, Cost]:
@@ -213,6 +227,7 @@ class Experiment:
         assert self.ledger
         length, epochs = batch.rollouts.tokens.shape[1], self.plan.spending.epochs
         self.ledger.learned(self.state.version, teaches, length, epochs, self.learner.account.take())
+        self.over = self.plan.flops is not None and self.ledger.spent() >= self.plan.flops
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
         self.state, self.learner_steps = state, state.version
         learn_seconds = time.perf_counter() - began
@@ -242,7 +257,7 @@ class Experiment:
         """A line of metrics for the step just taken, with an evaluation where one is due."""
         assert self.ledger
         step = self.state.version
-        if step % self.plan.evaluation.every == 0 or step == self.plan.steps:
+        if step % self.plan.evaluation.every == 0 or step == self.plan.steps or self.over:
             policy = self.plan.algorithm.acting(self.state.trainable, self.state.frozen)
             began = time.perf_counter()
             measured = evaluate(self.plan.evaluation, self.evaluator, policy, step)

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from .plugins import nearest
 
 CONFIG = "rlbench.conf"
+SWEEPING = ("hydra/launcher", "hydra/sweeper")  # groups of Hydra's that have options of ours
 KEY = re.compile(r"^(?P<indent> *)(?P<name>[\w]+):(?P<value>.*?)(?:\s#\s(?P<comment>[^\"]*))?$")
 
 USAGE = """\
@@ -20,6 +21,7 @@ rlbench runs a reinforcement-learning algorithm on a verifiable task, and keeps 
 
   rlbench algo=grpo task=arithmetic seed=3 model.width=64     one run
   rlbench -m algo=ppo,grpo seed=0,1,2                         a sweep: every combination, a process each
+  rlbench -m experiment=critic_cost                           a sweep that answers a question
   rlbench algo=ppo --cfg job                                  the config, composed but not run
 
 Results go to outputs/ or multirun/, one folder a run: metrics.jsonl, summary.json, .hydra/config.yaml.
@@ -31,14 +33,18 @@ def print_help(overrides: Sequence[str]) -> None:
     root = Path(str(files(CONFIG)))
     with initialize_config_module(CONFIG, version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
-    choices = {key: value for key, value in config.hydra.runtime.choices.items() if not key.startswith("hydra/")}
+    choices = {
+        key: value
+        for key, value in config.hydra.runtime.choices.items()
+        if key in SWEEPING or not key.startswith("hydra/")
+    }
     print(USAGE)
     print("Groups: choose an option with group=option; * is chosen here.\n")
-    for group in sorted(path.name for path in root.iterdir() if any(path.glob("*.yaml"))):
+    for group in [*sorted(path.name for path in root.iterdir() if any(path.glob("*.yaml"))), *SWEEPING]:
         print(f"  {group}")
         for option in sorted((root / group).glob("*.yaml")):
             chosen = "*" if option.stem in names(choices.get(group)) else " "
-            print(f"   {chosen} {option.stem:16} {summary_of(option)}")
+            print(f"   {chosen} {option.stem:19} {summary_of(option)}")
     print("\nKeys: set a value with key=value.\n")
     comments = dict(comments_of(root / "config.yaml", ""))
     for group, option in choices.items():

@@ -18,7 +18,7 @@ from .evaluation import Evaluation
 from .learning.learner import Spending
 from .plugins import build, plain, read
 from .running.schedule import Runner
-from .types import Algorithm, ConfigError, Count, Model, Natural, Task, Tokenizer, Tracker
+from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task, Tokenizer, Tracker
 from .verifying.verifier import Verifier, Verifying
 from .warm_start import WarmStart
 
@@ -41,6 +41,8 @@ class Run(NamedTuple):
 
     seed: Natural
     steps: Natural
+    flops: Positive | None
+    trials: Natural
     cache: str | None
 
 
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
     devices: list[jax.Device]
     seed: int
     steps: int
+    flops: float | None  # a budget that ends the run before its steps do
     cache: Path
     task: Task
     verifier: Verifier
@@ -99,6 +102,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         devices=list(devices or jax.local_devices()),
         seed=scalars.seed,
         steps=scalars.steps,
+        flops=scalars.flops,
         cache=writable(cache_folder(scalars.cache)),
         task=task,
         verifier=Verifier(read(Verifying, config["verifier"], "verifier")),
@@ -116,7 +120,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         warm_start_optimizer=build(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
         | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets}
-        | {"imitated": imitated(task, warm_start), "verifier": without(config["verifier"], "workers")},
+        | {"imitated": imitated(task, warm_start), "verifier": without(config["verifier"], "workers", "delay_seconds")},
         sources=[source_of(config[name]) for name in ("tokenizer", "task", "model")]
         + [source_of(config["warm_start"]["optimizer"])],
         trackers=[build(node, f"tracker.{name}") for name, node in config.get("tracker", {}).items()],
@@ -153,9 +157,9 @@ def writable(folder: Path) -> Path:
         raise ConfigError("cache", folder, f"a folder that can be written to: {error.strerror}") from None
 
 
-def without(section: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section of the config less one of its keys."""
-    return {key: value for key, value in section.items() if key != name}
+def without(section: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A section of the config less some of its keys."""
+    return {key: value for key, value in section.items() if key not in names}
 
 
 def room(task: Task, batch: Batch) -> Space:

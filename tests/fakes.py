@@ -13,7 +13,9 @@ from rlbench.verifying.verifier import Verifier, Verifying
 
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")
-VERIFIER = Verifier(Verifying("auto", workers=None, cpu_seconds=2.0, wall_seconds=10.0, memory_mb=256))
+VERIFIER = Verifier(
+    Verifying("auto", workers=None, cpu_seconds=2.0, wall_seconds=10.0, memory_mb=256, delay_seconds=0.0)
+)
 
 
 def small_model(tokenizer=LETTERS, **changes) -> Model:

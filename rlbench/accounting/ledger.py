@@ -201,6 +201,12 @@ class Ledger:
         with self._entry() as totals:
             return self._counts(totals)
 
+    def spent(self) -> float:
+        """Operations executed so far for learning: all but warm start and evaluation, what is in flight included."""
+        with self._entry() as totals:
+            aside = (Phase.WARM_START, Phase.EVALUATION)
+            return float(sum(count for (phase, _), count in totals.executed.items() if phase not in aside))
+
     @staticmethod
     def _counts(totals: Totals) -> dict[str, Any]:
         flying = totals.flying.values()

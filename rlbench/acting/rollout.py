@@ -178,6 +178,7 @@ class Actor:
       verifier: judges the replies.
       key: with a rollout's id and a token's position, all that its randomness depends on.
       account: told of what the programs and the task cost.
+      delay: seconds that the task takes longer for every turn.
     """
 
     def __init__(
@@ -191,10 +192,11 @@ class Actor:
         key: Array,
         verifier: Verifier,
         account: Account | None = None,
+        delay: float = 0.0,
     ):
         self.account = account or Account()
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
-        self.verifier = verifier
+        self.verifier, self.delay = verifier, delay
         self.key = devices.replicate(key)
         slots = space.conversation - space.prompt
 
@@ -271,7 +273,7 @@ class Actor:
             conversations[row].replies.append(texts[row])
         with self.account.during(Doing.VERIFYING):
             steps, took = self.verifier.judge(
-                self.task, [(conversations[row].state, text) for row, text in texts.items()]
+                self.task, [(conversations[row].state, text) for row, text in texts.items()], self.delay
             )
         self.account.judged(took)
         reads: list[list[int]] = [[] for _ in conversations]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
-from ..types import ConfigError, Count, Positive, Status, Step, Task, Trial
+from ..types import ConfigError, Count, NonNegative, Positive, Status, Step, Task, Trial
 from .pool import Pool
 from .probe import Backend, choose
 from .sandbox import Limits, Sandbox
@@ -15,13 +15,14 @@ REHEARSED = 128  # problems of each split
 
 
 class Verifying(NamedTuple):
-    """How programs are run."""
+    """How programs are run, and how long an environment takes that is slower than ours."""
 
     backend: Backend
     workers: Count | None  # None is one a core
     cpu_seconds: Positive  # of one program
     wall_seconds: Positive
     memory_mb: Count
+    delay_seconds: NonNegative  # of a turn of training
 
 
 class Verifier:
@@ -33,14 +34,20 @@ class Verifier:
         self._pool: Pool | None = None
         self._starting = threading.Lock()
 
-    def judge(self, task: Task, said: Sequence[tuple[Any, str]]) -> tuple[list[Step], Verification]:
-        """The task's answers to replies, each with the state it was given in, and what they took."""
+    def judge(self, task: Task, said: Sequence[tuple[Any, str]], delay: float = 0.0) -> tuple[list[Step], Verification]:
+        """The task's answers to replies, each with the state it was given in, and what they took.
+
+        Args:
+          delay: seconds that all answers are late, once for all: nobody's reply waits for another's.
+        """
         wall, cpu = time.perf_counter(), time.thread_time()
         answers = [task.step(state, reply) for state, reply in said]
         trials = [answer for answer in answers if isinstance(answer, Trial)]
         verdicts = self._started().verify([trial.program for trial in trials]) if trials else []
         settled = iter([trial.settle(verdict) for trial, verdict in zip(trials, verdicts, strict=True)])
         steps = [next(settled) if isinstance(answer, Trial) else answer for answer in answers]
+        if said:
+            time.sleep(delay)
         own = time.thread_time() - cpu
         return steps, Verification(
             calls=len(steps),

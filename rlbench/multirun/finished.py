@@ -1,0 +1,82 @@
+"""Which runs of a sweep's folder are finished, so that a sweep can be completed; and where the others go."""
+
+import copy
+import itertools
+import json
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+
+class Finished:
+    """What is in a sweep's folder. A run is known by its resolved config, not by its number.
+
+    Args:
+      folder: of the sweep; absolute.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._runs: dict[str, Path] = {}  # the newest run of every config, finished or not
+        self._taken: set[Path] = set()
+        for path in sorted(folder.rglob("config.yaml")):
+            if (path.parent / ".hydra").is_dir():
+                self._taken.add(path.parent)
+                text = path.read_text()
+                if not is_finished(self._runs.get(text, path.parent)):
+                    self._runs[text] = path.parent
+                self._runs.setdefault(text, path.parent)
+
+    def folder_of(self, config: DictConfig) -> Path | None:
+        """Where the run of a job's config is finished; None where it is not."""
+        folder = self._runs.get(resolved(config) or "")
+        return folder if folder and is_finished(folder) else None
+
+    def place(self, config: DictConfig, number: int) -> Path:
+        """Gives a job its folder: that of its own earlier attempt, or the next that no other run has.
+
+        What an earlier attempt said of its outcome is removed.
+        """
+        own = self._runs.get(resolved(config) or "")
+        with read_write(config), open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+            if own:
+                config.hydra.sweep.subdir = str(own.relative_to(self._folder))
+            folder = self._folder / str(config.hydra.sweep.subdir)
+            free = itertools.count(number)
+            while folder in self._taken and folder != own:
+                config.hydra.sweep.subdir = str(next(free))
+                folder = self._folder / config.hydra.sweep.subdir
+        self._taken.add(folder)
+        for outcome in ("summary.json", "ledger.json"):
+            (folder / outcome).unlink(missing_ok=True)
+        return folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run says so, whole."""
+    try:
+        return json.loads((folder / "summary.json").read_text())["status"] == "finished"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def resolved(config: DictConfig) -> str | None:
+    """The text of a job's config.yaml; None where only the run itself can tell.
+
+    Interpolations of Hydra's resolve as they will in the job.
+    """
+    instance, config = HydraConfig.instance(), copy.deepcopy(config)
+    before = instance.cfg
+    try:
+        instance.set_config(config)
+        job = copy.deepcopy(config)
+        with read_write(job), open_dict(job):
+            del job["hydra"]
+        return OmegaConf.to_yaml(job, resolve=True)
+    except OmegaConfBaseException:
+        return None
+    finally:
+        instance.cfg = before

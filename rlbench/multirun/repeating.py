@@ -1,0 +1,61 @@
+"""How a multirun ends: its tables, what failed and why, and the commands that repeat or complete it."""
+
+import contextlib
+import logging
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from omegaconf import DictConfig
+
+from ..comparing.table import show_tables
+
+log = logging.getLogger(__name__)
+
+OF_SWEEPS = re.compile(r"[+~]*hydra([./](launcher|sweeper|sweep)\b|\.mode=)")  # words that concern no single run
+FOLDER = "hydra.sweep.dir="
+
+
+@contextlib.contextmanager
+def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
+    """Collects what became of the jobs of a sweep; at its end, however it ends, says what there is to say.
+
+    Raises:
+      JobFailed: of the first job that failed.
+    """
+    returns: list[JobReturn] = []
+    whole = False
+    try:
+        yield returns
+        whole = True
+    finally:
+        show_tables([Path(config.hydra.sweep.dir)])
+        failed = [result for result in returns if result.status == JobStatus.FAILED]
+        said = [f"{len(failed)} of {len(returns)} jobs failed:"] if failed else []
+        for result in failed:
+            said += [f"  {result._return_value}", f"    {repeats(filter_overrides(result.overrides or []), config)}"]
+        if failed or not whole:
+            said += ["what is missing here is done by", f"    {completes(config)}"]
+            log.error("\n".join(said))
+    if failed:
+        raise failed[0]._return_value
+
+
+def repeats(overrides: Sequence[str], config: DictConfig) -> str:
+    """The command that runs one job alone."""
+    ours = [word for word in config.hydra.overrides.hydra if not OF_SWEEPS.match(word)]
+    return shlex.join(["rlbench", *overrides, *ours])
+
+
+def completes(config: DictConfig) -> str:
+    """The command that runs what a sweep has not finished, in the same folder."""
+    words = [word for word in config.hydra.overrides.hydra if not word.startswith((FOLDER, "hydra.mode="))]
+    folder = FOLDER + quoted(str(config.hydra.sweep.dir))
+    return shlex.join(["rlbench", "-m", *config.hydra.overrides.task, *words, folder])
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra reads it."""
+    return value if re.fullmatch(r"[\w./-]+", value) else "'" + value.replace("'", r"\'") + "'"

@@ -1,0 +1,59 @@
+"""The number of a run that a search is after."""
+
+import json
+
+import pytest
+
+from rlbench.comparing.objective import measure
+from rlbench.types import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run: 10 FLOPs a step for learning; 5 were the warm start's, 100 are each evaluation's."""
+    rows = [
+        {"step": step, "flops": 5 + 10 * step + 100 * (step // 2 + 1), "rollouts": 8 * step, "wall_seconds": 2.0 * step}
+        | {"flops/phase/warm start": 5, "flops/phase/evaluation": 100 * (step // 2 + 1)}
+        | ({"heldout/accuracy": accuracy} if accuracy is not None else {})
+        for step, accuracy in enumerate([0.2, None, 0.6, None, 0.7])
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished", "accuracy_after": 0.7}))
+    ledger = {"price": {"per_point": {"flops": 1.5}, "gain": None}, "compute": {"by_phase": {"train forward": 3}}}
+    (tmp_path / "ledger.json").write_text(json.dumps(ledger))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    [
+        ("accuracy_after", 0.7),
+        ("price.per_point.flops", 1.5),
+        ("price.gain", None),
+        ("compute.by_phase.train forward", 3),
+        ("accuracy_at_0_flops", 0.2),
+        ("accuracy_at_10_flops", 0.4),
+        ("accuracy_at_2e1_flops", 0.6),
+        ("accuracy_at_30_flops", 0.65),
+        ("accuracy_at_40_flops", 0.7),
+        ("accuracy_at_41_flops", None),
+        ("accuracy_at_8_rollouts", 0.4),
+        ("accuracy_at_6.0_wall_seconds", 0.65),
+    ],
+)
+def test_it_is_read_from_the_runs_files(folder, objective, value):
+    assert measure(folder, objective) == (None if value is None else pytest.approx(value))
+
+
+@pytest.mark.parametrize(
+    ("objective", "line"),
+    [
+        ("acuracy_after", "no number of summary.json or ledger.json; nearest: accuracy_after"),
+        ("status", "no number of summary.json or ledger.json"),
+        ("accuracy_at_3_fops", "no column of metrics.jsonl; nearest: flops"),
+    ],
+)
+def test_a_name_that_no_run_has_is_one_line(folder, objective, line):
+    with pytest.raises(ConfigError) as raised:
+        measure(folder, objective)
+    assert str(raised.value).startswith(f"hydra.sweeper.objective={objective}: {line}")

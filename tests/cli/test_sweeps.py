@@ -291,7 +291,8 @@ ONE_BY_ONE = [
 
 @pytest.mark.parametrize("launcher", ONE_BY_ONE)
 def test_a_sweep_that_was_interrupted_is_completed_by_the_command_that_it_prints(cache, tmp_path, launcher):
-    words = command(cache, "-m", "seed=0,1,2", *launcher, *TINY, "hydra.sweep.dir=here")
+    # Long enough for Ctrl-C to come in the middle of a run.
+    words = command(cache, "-m", "seed=0,1,2", *launcher, *TINY, "steps=150", "hydra.sweep.dir=here")
     first = subprocess.Popen(words, **settings(tmp_path), stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         wait_for(lambda: folders(tmp_path) and running(tmp_path / "here"))

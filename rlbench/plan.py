@@ -137,7 +137,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
 
 
 def imitated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
-    """What a warm start begins with: a task may read it from a file that the config only names."""
+    """What some problems ask and their gold replies: a task may read them from a file that the config only names."""
     problems = training_problems(task, warm_start.seed, 0, 256)
     return [(problem.prompt, task.gold(problem.state)) for _, problem in problems]
 

@@ -2,18 +2,20 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ..plugins import nearest
-from ..types import ConfigError, Phase
+from ..types import ConfigError
+from .curves import training_flops
+from .runs import flat
 from .table import read
 
 KEY = "hydra.sweeper.objective"
 AT_BUDGET = re.compile(r"accuracy_at_(?P<amount>\d+(\.\d+)?(e[+-]?\d+)?)_(?P<axis>.+)")
-ASIDE = (Phase.WARM_START, Phase.EVALUATION)  # phases that are no part of what learning took
 
 
 def measure(folder: Path, objective: str) -> float | None:
@@ -33,7 +35,8 @@ def measure(folder: Path, objective: str) -> float | None:
     if match := AT_BUDGET.fullmatch(objective):
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return accuracy_at(rows, match["axis"], float(match["amount"]))
-    numbers = dict(flat(read(folder / "ledger.json") or {})) | dict(flat(read(folder / "summary.json")))
+    leaves = dict(flat(read(folder / "ledger.json") or {})) | dict(flat(read(folder / "summary.json")))
+    numbers = {name: value for name, value in leaves.items() if value is None or type(value) in (int, float)}
     if objective not in numbers:
         raise ConfigError(KEY, objective, f"no number of summary.json or ledger.json{nearest(objective, numbers)}")
     return numbers[objective]
@@ -43,23 +46,9 @@ def accuracy_at(rows: Sequence[Mapping[str, Any]], axis: str, amount: float) -> 
     """Held-out accuracy when so much was spent, on the line between the evaluations before and after."""
     if axis not in rows[0]:
         raise ConfigError(KEY, f"accuracy_at_{amount:g}_{axis}", f"no column of metrics.jsonl{nearest(axis, rows[0])}")
-    points = [(cost(row, axis), row["heldout/accuracy"]) for row in rows if "heldout/accuracy" in row]
+    cost = training_flops if axis == "flops" else itemgetter(axis)
+    points = [(cost(row), row["heldout/accuracy"]) for row in rows if "heldout/accuracy" in row]
     for (spent, accuracy), (then, later) in pairwise(points):
         if spent <= amount <= then:
             return accuracy + (later - accuracy) * (amount - spent) / max(then - spent, 1e-9)
     return None
-
-
-def cost(row: Mapping[str, Any], axis: str) -> float:
-    """What was spent up to a row."""
-    aside = sum(row.get(f"flops/phase/{phase}", 0.0) for phase in ASIDE) if axis == "flops" else 0.0
-    return row[axis] - aside
-
-
-def flat(content: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, float | None]]:
-    """(dotted name, value) of all numbers, and of what is null where a number could be."""
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{place}{name}.")
-        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-            yield f"{place}{name}", value

@@ -1,8 +1,10 @@
 """Which runs of a sweep's folder are finished, so that a sweep can be completed; and where the others go."""
 
+import contextlib
 import copy
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -29,22 +31,21 @@ class Finished:
                     self._runs[text] = path.parent
                 self._runs.setdefault(text, path.parent)
 
-    def folder_of(self, config: DictConfig) -> Path | None:
-        """Where the run of a job's config is finished; None where it is not."""
-        folder = self._runs.get(resolved(config) or "")
-        return folder if folder and is_finished(folder) else None
-
-    def place(self, config: DictConfig, number: int) -> Path:
+    def place(self, config: DictConfig, number: int) -> tuple[Path, bool]:
         """Gives a job its folder: that of its own earlier attempt, or the next that no other run has.
 
-        What an earlier attempt said of its outcome is removed.
+        Returns the folder, and whether the job is finished there. If not, what an earlier attempt said of its outcome
+        is removed.
         """
         own = self._runs.get(resolved(config) or "")
+        if own and is_finished(own):
+            return own, True
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
             if own:
                 config.hydra.sweep.subdir = str(own.relative_to(self._folder))
-            folder = self._folder / str(config.hydra.sweep.subdir)
+            with as_in_its_job(config) as job:
+                folder = self._folder / str(job.hydra.sweep.subdir)
             free = itertools.count(number)
             while folder in self._taken and folder != own:
                 config.hydra.sweep.subdir = str(next(free))
@@ -52,7 +53,7 @@ class Finished:
         self._taken.add(folder)
         for outcome in ("summary.json", "ledger.json"):
             (folder / outcome).unlink(missing_ok=True)
-        return folder
+        return folder, False
 
 
 def is_finished(folder: Path) -> bool:
@@ -64,19 +65,21 @@ def is_finished(folder: Path) -> bool:
 
 
 def resolved(config: DictConfig) -> str | None:
-    """The text of a job's config.yaml; None where only the run itself can tell.
-
-    Interpolations of Hydra's resolve as they will in the job.
-    """
-    instance, config = HydraConfig.instance(), copy.deepcopy(config)
-    before = instance.cfg
+    """The text of a job's config.yaml; None where only the run itself can tell."""
     try:
-        instance.set_config(config)
-        job = copy.deepcopy(config)
-        with read_write(job), open_dict(job):
+        with as_in_its_job(config) as job, read_write(job), open_dict(job):
             del job["hydra"]
-        return OmegaConf.to_yaml(job, resolve=True)
+            return OmegaConf.to_yaml(job, resolve=True)
     except OmegaConfBaseException:
         return None
+
+
+@contextlib.contextmanager
+def as_in_its_job(config: DictConfig) -> Iterator[DictConfig]:
+    """A copy of a job's config, of which interpolations of Hydra's resolve as they will in the job."""
+    instance, before = HydraConfig.instance(), HydraConfig.instance().cfg
+    try:
+        instance.set_config(copy.deepcopy(config))
+        yield copy.deepcopy(config)
     finally:
         instance.cfg = before

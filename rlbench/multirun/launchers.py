@@ -60,12 +60,13 @@ class Jobs(Launcher):
                 returns[index] = failure(overrides, InvalidJob(line(explain(error, overrides))))
                 told(index, returns[index])
                 continue
-            if folder := finished.folder_of(config):
+            folder, done = finished.place(config, index)
+            if done:
                 log.info("job %d is already finished: %s", index + 1, folder)
                 returns[index] = JobReturn(overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
                 returns[index].return_value = read(folder / "summary.json")["accuracy_after"]
             else:
-                jobs.append(Job(index, overrides, config, finished.place(config, index)))
+                jobs.append(Job(index, overrides, config, folder))
         with contextlib.closing(self.run(jobs)) as outcomes:
             for job, result in outcomes:
                 result.working_dir = str(job.folder)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..comparing.table import show_tables
 
@@ -20,18 +20,21 @@ FOLDER = "hydra.sweep.dir="
 
 @contextlib.contextmanager
 def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
-    """Collects what became of the jobs of a sweep; at its end, however it ends, says what there is to say.
+    """Opens the folder of a sweep and collects what became of its jobs; at its end, however it ends, tells of them.
 
     Raises:
       JobFailed: of the first job that failed.
     """
     returns: list[JobReturn] = []
     whole = False
+    folder = Path(config.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "multirun.yaml")
     try:
         yield returns
         whole = True
     finally:
-        show_tables([Path(config.hydra.sweep.dir)])
+        show_tables([folder])
         failed = [result for result in returns if result.status == JobStatus.FAILED]
         said = [f"{len(failed)} of {len(returns)} jobs failed:"] if failed else []
         for result in failed:

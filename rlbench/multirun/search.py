@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -21,6 +20,7 @@ from ..plugins import read
 from ..types import ConfigError, Count
 from .job import library
 from .repeating import repeats, reported
+from .sweeper import parse
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +70,8 @@ class OptunaSweeper(Sweeper):
           JobFailed: of the first job that failed, once the search is over.
         """
         assert self.config and self.hydra_context
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        words = [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
-        overrides = {override.get_key_element(): override for override in parser.parse_overrides(words)}
+        words = parse(self.hydra_context, self.params, arguments)
+        overrides = {override.get_key_element(): override for override in words}
         space = {key: override for key, override in overrides.items() if override.is_sweep_override()}
         fixed = [f"{key}={o.get_value_element_as_str()}" for key, o in overrides.items() if key not in space]
         if "seed" in space:
@@ -82,12 +81,9 @@ class OptunaSweeper(Sweeper):
             raise ConfigError(
                 "hydra/sweeper", "optuna", "nothing to search: give a key values, as in key=interval(0,1)"
             )
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         with reported(self.config) as returns:
             trials = self._search({key: self.distribution(override) for key, override in space.items()}, fixed, returns)
-            self._conclude(trials, fixed, folder)
+            self._conclude(trials, fixed, Path(self.config.hydra.sweep.dir))
         return trials
 
     def _search(self, space: dict[str, Any], fixed: Sequence[str], returns: list[JobReturn]) -> list[Trial]:

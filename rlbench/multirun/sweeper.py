@@ -1,11 +1,12 @@
 """The sweeper that is used unless another is chosen: every combination, and a bad job fails alone."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
+from hydra.types import HydraContext
 
 from .repeating import reported
 
@@ -24,15 +25,14 @@ class PatientSweeper(BasicSweeper):
           JobFailed: of the first job that failed, once all have ended.
         """
         assert self.config and self.launcher and self.hydra_context
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        # Words of the command line come last and go before the config's.
-        overrides = parser.parse_overrides(
-            [*(f"{key}={value}" for key, value in (self.params or {}).items()), *arguments]
-        )
-        folder = Path(self.config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        overrides = parse(self.hydra_context, self.params, arguments)
         with reported(self.config) as returns:
             for batch in self.split_arguments(overrides, self.max_batch_size):
                 returns += self.launcher.launch(batch, initial_job_idx=len(returns))
         return returns
+
+
+def parse(context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Override]:
+    """The words of a sweep: those of its config, then those of the command line, the last of which holds."""
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    return parser.parse_overrides([*(f"{key}={value}" for key, value in (params or {}).items()), *arguments])

@@ -163,6 +163,14 @@ def test_a_finished_run_is_known_by_its_config_and_never_written_over(sweep, her
     assert [len(processes(tmp_path / "here" / name)) for name in ("0", "1")] == [2, 2]
 
 
+def test_a_folders_name_may_be_interpolated(sweep, here, tmp_path):
+    for _ in range(2):
+        shown, error = sweep("seed=0,1", "hydra.sweep.dir=here", r"hydra.sweep.subdir='run_${hydra:job.num}'")
+        assert error is None
+    assert shown.count("is already finished") == 2
+    assert [folder.name for folder in folders(tmp_path / "here")] == ["run_0", "run_1"]
+
+
 PLACE = r"hydra.sweep.dir='it\'s, here'"
 
 

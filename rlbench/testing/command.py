@@ -9,30 +9,35 @@ layer unless the words say otherwise. Exit codes: 0 when everything passed or is
 2 for a config that is wrong.
 """
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from hydra.errors import HydraException
+from hydra.utils import get_object
 from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from ..devices import cache_folder, keep_compilations
+from ..discovery import offers
 from ..help import explain
 from ..types import ConfigError
 from . import ALGORITHM_CHECKS, TASK_CHECKS
-from .outcome import Outcome, Result, Source, examine
-from .subjects import algorithm_of, composed, maker_of, options, task_of
+from .outcome import Outcome, Result, Rule, Source, examine, near
+from .subjects import algorithm_of, composed, options, task_of
 
 PAGES = {"algo": "docs/algorithm.md", "task": "docs/task.md"}
 MARKS = {Outcome.PASSED: "[green]✓[/]", Outcome.FAILED: "[red]✗[/]", Outcome.NOT_APPLICABLE: "[dim]-[/]"}
 BUILDS = "builds"  # the check that comes before all others
+ONE_LINE = (ConfigError, HydraException, OmegaConfBaseException)  # errors of a config
+
+Rules = Mapping[str, Rule]
 
 
 class Plugin(NamedTuple):
@@ -43,6 +48,11 @@ class Plugin(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.group}={self.name}"
+
+    @property
+    def file(self) -> str:
+        """Its YAML, in a folder of configs."""
+        return f"{self.group}/{self.name}.yaml"
 
 
 def main() -> None:
@@ -58,7 +68,7 @@ def main() -> None:
         keep_compilations(cache_folder(config["cache"]) / "compilations")
         named = [Plugin(*word.split("=", 1)) for word in words if word.startswith(tuple(f"{g}=" for g in PAGES))]
         failed = checklist(named, words) if named else overview(words)
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except ONE_LINE as error:
         print(f"rlbench-check: {' '.join(explain(error, words).split())}", file=sys.stderr)
         sys.exit(2)
     sys.exit(1 if failed else 0)
@@ -105,7 +115,7 @@ def report_failures(console: Console, plugin: Plugin, results: Sequence[Result])
             lines = {"expected": result.expected, "came": result.came, "look at": f"{result.where}; {page}"}
             console.print(f"[red]{result.check}[/]", soft_wrap=True)
             for name, text in lines.items():
-                console.print(Padding(Text(f"{name:9} {text}"), (0, 0, 0, 2)), soft_wrap=True)
+                console.print(f"  {name:9} {text}", markup=False, soft_wrap=True)
             console.print()
 
 
@@ -116,28 +126,43 @@ def tally(results: Sequence[Result]) -> str:
 
 
 def results_of(plugin: Plugin, words: Sequence[str]) -> Iterator[Result]:
-    """What becomes of each check of a plugin, that it can be built being the first.
+    """What becomes of each check of a plugin, the first being that it can be built.
 
     Raises:
-      ConfigError, HydraException: the config is wrong, and not by the plugin's own YAML.
+      ConfigError: the words set a value that the plugin refuses, or it can't be checked on this machine.
     """
-    asked = "It builds from its YAML, with the values that stand there"
-    node = composed(words)[plugin.group]
-    try:
-        if plugin.group == "algo":
-            case = algorithm_of(*words)
-            functions = {name: x for name, x in case.algorithm._asdict().items() if callable(x)}
-            yield Result(BUILDS, Outcome.PASSED, asked)
-            yield from examine(ALGORITHM_CHECKS, (case,), Source(case.maker, functions))
-        else:
-            with task_of(*words) as (task, verifier):
-                functions = {name: getattr(type(task), name, None) for name in ("problem", "step", "gold")}
-                yield Result(BUILDS, Outcome.PASSED, asked)
-                yield from examine(TASK_CHECKS, (task, verifier), Source(maker_of(node), functions))
-    except ConfigError as error:
-        if error.args[0] in {word.lstrip("+~").partition("=")[0] for word in words}:
-            raise
-        yield Result(BUILDS, Outcome.FAILED, asked, expected=asked, came=str(error), where=f"{plugin.name}.yaml")
+    asked = "It builds from its YAML, with the values that stand there."
+    with contextlib.ExitStack() as stack:
+        try:
+            rules, subject, source = made(plugin, words, stack)
+        except Exception as error:  # whatever a stranger's function may raise
+            if isinstance(error, ConfigError) and error.args[0] in {word.partition("=")[0] for word in words}:
+                raise
+            came = explain(error, words) if isinstance(error, ONE_LINE) else f"{type(error).__name__}: {error}"
+            yield Result(BUILDS, Outcome.FAILED, asked, expected=asked, came=came, where=origin(plugin, words, error))
+            return
+        yield Result(BUILDS, Outcome.PASSED, asked)
+        yield from examine(rules, subject, source)
+
+
+def origin(plugin: Plugin, words: Sequence[str], error: Exception) -> str:
+    """Where an error of making a plugin comes from: a line of its code, or else its YAML."""
+    with contextlib.suppress(Exception):
+        maker = get_object(composed(words)[plugin.group]["_target_"])
+        if where := Source(maker, {}).raised(error):
+            return where
+    return str(near(str(next(iter(offers(plugin.file))))))
+
+
+def made(plugin: Plugin, words: Sequence[str], stack: contextlib.ExitStack) -> tuple[Rules, tuple[Any, ...], Source]:
+    """The checks of a plugin, what they are called with, and where its functions stand."""
+    if plugin.group == "algo":
+        case = algorithm_of(*words)
+        functions = {name: x for name, x in case.algorithm._asdict().items() if callable(x)}
+        return ALGORITHM_CHECKS, (case,), Source(case.maker, functions)
+    task, verifier = stack.enter_context(task_of(*words))
+    functions = {name: getattr(type(task), name, None) for name in ("problem", "step", "gold")}
+    return TASK_CHECKS, (task, verifier), Source(type(task), functions)
 
 
 if __name__ == "__main__":

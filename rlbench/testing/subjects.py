@@ -2,21 +2,20 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 
+from ..discovery import find_plugins, split
 from ..help import CONFIG
 from ..plugins import build, plain, read
-from ..types import ConfigError, Task
+from ..types import Task
 from ..verifying.verifier import Verifier, Verifying
 from .case import Case, algorithm_case
 
 SMALL = ("model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16")  # as long as nobody asks for more
-FOLDER = ("--config-dir", "-cd")
 
 
 def algorithm_of(*words: str) -> Case:
@@ -30,7 +29,7 @@ def algorithm_of(*words: str) -> Case:
     """
     config = composed(SMALL + words)
     model = build(config["model"], "model", build(config["tokenizer"], "tokenizer"))
-    return algorithm_case(build(config["algo"], "algo", model), model, maker_of(config["algo"]))
+    return algorithm_case(build(config["algo"], "algo", model), model, get_object(config["algo"]["_target_"]))
 
 
 @contextlib.contextmanager
@@ -44,39 +43,15 @@ def task_of(*words: str) -> Iterator[tuple[Task, Verifier]]:
         yield task, verifier
 
 
-def maker_of(node: dict[str, Any]) -> Any:
-    """The function or class that a node of the config names."""
-    return get_object(node["_target_"])
-
-
 def options(group: str, words: Sequence[str] = ()) -> list[str]:
-    """Every option of a config group, those of the words' folders among them."""
-    overrides = overrides_of(words)
+    """Every option of a config group, those of installed packages and of the words' folders among them."""
+    find_plugins(words)
     with initialize_config_module(CONFIG, version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        return loader.get_group_options(group, config_name="config", overrides=overrides)
+        return GlobalHydra.instance().config_loader().get_group_options(group)
 
 
 def composed(words: Sequence[str]) -> dict[str, Any]:
     """The config of a command line, as dicts and lists."""
-    overrides = overrides_of(words)
+    find_plugins(words)
     with initialize_config_module(CONFIG, version_base="1.3"):
-        return plain(compose("config", overrides))
-
-
-def overrides_of(words: Sequence[str]) -> list[str]:
-    """The words as Hydra's overrides: a folder of configs, which is an option of its command, among them."""
-    overrides, folders, rest = [], [], iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if option in FOLDER:
-            folders.append(Path(value if equals else next(rest, "")).absolute())
-        else:
-            overrides.append(word)
-    for folder in folders:
-        if not folder.is_dir():
-            raise ConfigError("--config-dir", folder, "a folder of configs")
-    if folders:
-        paths = ",".join(f'"file://{folder}"' for folder in folders)
-        overrides.append(f"hydra.searchpath=[{paths}]")
-    return overrides
+        return plain(compose("config", split(words)[1]))

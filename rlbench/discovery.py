@@ -1,8 +1,8 @@
 """Plugins: in which folders Hydra looks for options, and where the code that they name is imported from.
 
-An installed package names its folder of YAML files by an entry point of the group `rlbench.conf`; rlbench's own is found
-in the same way. A folder of one's own is given by `--config-dir`; what lies beside it can be imported, in this process and
-wherever a job runs whose config was composed here.
+An installed package names its folder of YAML files by an entry point of the group `rlbench.conf`; rlbench's own is
+found in the same way. A folder of one's own is given by `--config-dir`; what lies beside it can be imported, in this
+process and wherever a job runs whose config was composed here.
 """
 
 import os
@@ -99,8 +99,8 @@ def folders_of(entry: EntryPoint) -> list[str]:
 def make_importable(folder: Path) -> None:
     """Puts a folder on the path of imports, which processes that Python's multiprocessing spawns inherit.
 
-    After the standard library, which a plugin called copy.py is not to hide from everybody; before what is installed, which
-    may be an older copy of the plugin.
+    After the standard library, which a plugin called copy.py is not to hide from everybody; before what is installed,
+    which may be an older copy of the plugin.
     """
     if str(folder) not in sys.path:
         libraries = {site.getusersitepackages(), *site.getsitepackages()}

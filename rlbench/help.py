@@ -24,7 +24,7 @@ rlbench runs a reinforcement-learning algorithm on a verifiable task, and keeps 
   rlbench -m algo=ppo,grpo seed=0,1,2                         a sweep: every combination, a process each
   rlbench -m experiment=critic_cost                           a sweep that answers a question
   rlbench algo=ppo --cfg job                                  the config, composed but not run
-  rlbench --config-dir conf algo=mine                         an algorithm of your own: mine.py beside conf/algo/mine.yaml
+  rlbench --config-dir conf algo=mine                         your own: mine.py, beside it conf/algo/mine.yaml
 
 Results go to outputs/ or multirun/, one folder a run: metrics.jsonl, summary.json, .hydra/config.yaml.
 """

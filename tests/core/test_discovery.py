@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from rlbench.comparing.runs import Unreadable, command_line
 from rlbench.discovery import PLACES, config_dirs, find_plugins
-from rlbench.help import explain, known_keys
+from rlbench.help import explain, known_keys, print_help
 from rlbench.multirun.repeating import completes, repeats
 from rlbench.types import ConfigError
 
@@ -172,6 +172,16 @@ def test_a_mistake_is_told_what_is_near_in_a_plugin(site):
     with pytest.raises(Exception, match="knowin") as missing:
         composed("algo=knowin")
     assert explain(missing.value, []) == "algo=knowin: no such option; nearest: knowing"
+
+
+def test_help_lists_what_plugins_offer_and_whose_it_is(site, tmp_path, capsys):
+    package(site, "listed", {"algo/listed.yaml": MINE, "warmth/high.yaml": "# Hot\ndegrees: 9\n"})
+    write(tmp_path, {"conf/task/given.yaml": "# @package task\n# Given\na: 1 # one\n"})
+    find_plugins(["--config-dir", str(tmp_path / "conf")])
+    print_help(["algo=listed", "task=given"])
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert {"* listed Mine [listed]", f"* given Given [{tmp_path}/conf]", "warmth", "high Hot [listed]"}.issubset(shown)
+    assert {"algo.extra 3 more of it", "task.a 1 one", "algo.group_size 8 attempts at each problem"}.issubset(shown)
 
 
 def test_commands_that_repeat_give_the_folder_again(site, tmp_path):

@@ -34,6 +34,7 @@ class Case:
     """An algorithm, some steps away from where it started, and a batch for it.
 
     Args:
+      model: that it was made for.
       policy: what the algorithm was started with.
       start: trainable and frozen as its init made them.
       maker: the function that makes the algorithm, which its YAML names.
@@ -42,6 +43,7 @@ class Case:
     def __init__(
         self,
         algorithm: Algorithm,
+        model: Model,
         policy: Params,
         start: tuple[Params, Params],
         trainable: Params,
@@ -49,7 +51,8 @@ class Case:
         rollouts: Rollouts,
         maker: Any,
     ):
-        self.algorithm, self.policy, self.start, self.maker = algorithm, policy, start, maker
+        self.algorithm, self.model, self.maker = algorithm, model, maker
+        self.policy, self.start = policy, start
         self.trainable, self.frozen, self.rollouts = trainable, frozen, rollouts
         self._score = jax.jit(algorithm.score, compiler_options=LITERALLY)
         self._gradient = jax.jit(jax.value_and_grad(self._total, has_aux=True), compiler_options=LITERALLY)
@@ -123,7 +126,7 @@ def algorithm_case(algorithm: Algorithm, model: Model, maker: Any = None, seed: 
         return policy, (start, frozen), trainable, rollouts._replace(logp=jnp.where(rollouts.mask, logp, 0.0))
 
     policy, start, trainable, rollouts = made(jax.random.key(seed))
-    return Case(algorithm, policy, start, trainable, start[1], rollouts, maker or algorithm.loss)
+    return Case(algorithm, model, policy, start, trainable, start[1], rollouts, maker or algorithm.loss)
 
 
 def last_chosen(rollouts: Rollouts) -> np.ndarray:

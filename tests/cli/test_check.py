@@ -140,7 +140,9 @@ def test_a_failure_says_what_was_expected_what_came_and_where_to_look(faulty, ca
         said,
     )
     assert "came the docstring 'An idea.'" in said
-    assert re.search(r"- zero advantage .*\n not applicable: score returns no", said), "visible, with its reason"
+    assert re.search(r"- zero advantage Zero.*\n.*\n not applicable: score returns no", said), (
+        "visible, with its reason"
+    )
     assert re.search(r"\n\d+ passed, 2 failed, 2 not applicable, in ", said)
 
 

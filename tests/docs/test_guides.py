@@ -15,6 +15,7 @@ from tests.cli.test_cli import SMALL
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDES = {"algorithm": ALGORITHM_CHECKS, "task": TASK_CHECKS}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONFIG = str(DOCS.parent / "pyproject.toml")
 COMMANDS = {"rlbench": "rlbench.cli", "rlbench-check": "rlbench.testing.command"}
 
 
@@ -70,9 +71,9 @@ def test_the_tests_of_a_guide_pass(guide):
         assert done.returncode == 0, done.stdout
 
 
-def test_a_guide_s_code_is_formatted_as_ours(guide):
+def test_a_guide_s_code_keeps_our_rules(guide):
     _, folder = guide
-    done = run(folder, ["ruff", "check", "--config", str(DOCS.parent / "pyproject.toml"), "."])
+    done = run(folder, ["ruff", "check", "--config", CONFIG, "--ignore", "I001", "."])
     assert done.returncode == 0, done.stdout
 
 

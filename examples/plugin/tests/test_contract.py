@@ -1,10 +1,8 @@
-"""The package, installed, as Hydra finds it, through rlbench's contract."""
+"""The package, installed, as Hydra finds it, through rlbench's contract. So does `rlbench-check`."""
 
 import pytest
 
-from rlbench.plugins import build, read
-from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS
-from rlbench.verifying.verifier import Verifier, Verifying
+from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, task_of
 
 
 @pytest.mark.parametrize("check", ALGORITHM_CHECKS)
@@ -13,6 +11,6 @@ def test_algorithm(case, check):
 
 
 @pytest.mark.parametrize("check", TASK_CHECKS)
-def test_task(config, check):
-    verifier = Verifier(read(Verifying, config.verifier, "verifier"))
-    TASK_CHECKS[check](build(config.task, "task"), verifier)
+def test_task(check):
+    with task_of("task=bisection") as subject:
+        TASK_CHECKS[check](*subject)

@@ -4,16 +4,14 @@ import jax.numpy as jnp
 import pytest
 
 from rlbench.models.likelihood import token_logp
-from rlbench.plugins import build
 
 
 @pytest.mark.parametrize("rarer", [0.0, 0.1, -0.1])
-def test_a_failure_weighs_as_its_reply_has_become_rarer(config, case, rarer):
+def test_a_failure_weighs_as_its_reply_has_become_rarer(case, rarer):
     """By `rarer`, in the logarithm, at each of its tokens; a reply that became likelier weighs 1."""
-    model = build(config.model, "model", build(config.tokenizer, "tokenizer"))
-    logp = token_logp(model, case.trainable["policy"], case.rollouts)
+    logp = token_logp(case.model, case.trainable["policy"], case.rollouts)
     rollouts = case.rollouts._replace(logp=logp + rarer)
-    loss = case.loss(rollouts, case.score(rollouts))
+    loss, _ = case.learn(rollouts, case.score(rollouts))
     length, won = rollouts.mask.sum(axis=1), rollouts.reward.sum(axis=1) > 0
     weight = jnp.where(won, 1.0, jnp.minimum(jnp.exp(-rarer * length), 1.0))
     total = -(weight * jnp.where(won, 1.0, -1.0) * jnp.where(rollouts.mask, logp, 0.0).sum(axis=1)).sum()

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from rlbench.learning.objectives import masked_sum
+from rlbench.learning.objectives import MeanOver, masked_sum
 from rlbench.models.likelihood import token_logp
 from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
 
@@ -10,7 +10,14 @@ from .grpo import grpo
 
 
 def async_grpo(
-    model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, truncation: Positive
+    model: Model,
+    *,
+    group_size: Count,
+    clip: Positive,
+    kl_coef: NonNegative,
+    epsilon: NonNegative,
+    mean_over: MeanOver,
+    truncation: Positive,
 ) -> Algorithm:
     """GRPO with the decoupled objective (arXiv:2110.00641; AReaL, arXiv:2505.24298, section 5.2).
 
@@ -23,7 +30,7 @@ def async_grpo(
     Args:
       truncation: the most that a token may weigh.
     """
-    base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef)
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=epsilon, mean_over=mean_over)
 
     def score(trainable, frozen, rollouts, version):
         scores = base.score(trainable, frozen, rollouts, version)

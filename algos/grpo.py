@@ -1,35 +1,40 @@
 """GRPO: no critic. What was expected of a reply is the mean of its group, attempts at the same problem."""
 
 from rlbench.learning.estimators import group_zscore, k3
-from rlbench.learning.objectives import clipped_surrogate, sequence_mean
+from rlbench.learning.objectives import MeanOver, clipped_surrogate
 from rlbench.models.likelihood import token_logp
 from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
 
 
-def grpo(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative) -> Algorithm:
+def grpo(
+    model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, epsilon: NonNegative, mean_over: MeanOver
+) -> Algorithm:
     """Group Relative Policy Optimization (arXiv:2402.03300, section 4.1), outcome supervision.
 
-    Advantages are z-scores within a group, with the unbiased deviation + 1e-6 as in verl; a group of
-    one, or of equal rewards, teaches nothing. Loss: the mean over replies of each one's mean over its
-    tokens, as in the paper. The divergence from the frozen starting policy is estimated by k3 and
-    added to the loss; with kl_coef 0 no reference is held.
+    Advantages are z-scores within a group, by the unbiased deviation + epsilon; a group of one, or of
+    equal rewards, teaches nothing. The divergence from the frozen starting policy is estimated by k3
+    and added to the loss; with kl_coef 0 no reference is held.
+
+    Args:
+      mean_over: "sequences", the mean over replies of each one's mean over its tokens, as in the paper;
+        or "tokens" of the batch.
     """
 
     def init(key, policy):
         return {"policy": policy}, {"reference": policy} if kl_coef else {}
 
     def score(trainable, frozen, rollouts, version):
-        scores = {"advantage": group_zscore(rollouts)}
+        scores = {"advantage": group_zscore(rollouts, epsilon)}
         if kl_coef:
             scores["ref_logp"] = token_logp(model, frozen["reference"], rollouts)
         return scores
 
     def loss(trainable, frozen, rollouts, scores):
         logp = token_logp(model, trainable["policy"], rollouts)
-        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip)
+        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip, clip)
         if not kl_coef:
-            return sequence_mean(-gain, rollouts, {"clip_fraction": clipped})
+            return mean_over(-gain, rollouts, {"clip_fraction": clipped})
         kl = k3(logp, scores["ref_logp"])
-        return sequence_mean(kl_coef * kl - gain, rollouts, {"kl": kl, "clip_fraction": clipped})
+        return mean_over(kl_coef * kl - gain, rollouts, {"kl": kl, "clip_fraction": clipped})
 
     return Algorithm(init, score, loss, group_size=group_size)

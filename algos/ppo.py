@@ -43,7 +43,7 @@ def ppo(
 
     def loss(trainable, frozen, rollouts, scores):
         logp = token_logp(model, trainable["policy"], rollouts)
-        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip)
+        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip, clip)
         value = token_value(critic_model, trainable["critic"], rollouts)
         error = clipped_value_error(value, scores["value"], scores["return"], value_clip)
         return token_mean(value_coef * error - gain, rollouts, {"value_error": error, "clip_fraction": clipped})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from pydantic import Field
 
 Array = jax.Array
@@ -79,6 +80,11 @@ class Model(NamedTuple):
     chunk_tokens: int  # tokens that one forward pass may hold at once, over all devices
 
 
+def keep_all(rollouts: Rollouts) -> Array:
+    """bool[B]: every rollout is trained on, unless an algorithm says otherwise."""
+    return jnp.ones(rollouts.group.shape, bool)
+
+
 def policy_of(trainable: Params, frozen: Params) -> Params:
     """The policy that samples, unless an algorithm says otherwise: trainable["policy"]."""
     return trainable["policy"]
@@ -95,6 +101,7 @@ class Algorithm(NamedTuple):
     score: Callable[..., dict[str, Array]]  # trainable, frozen, rollouts, version; once a batch, no gradient
     loss: Callable[..., Loss]  # trainable, frozen, rollouts, scores
     acting: Callable[[Params, Params], Params] = policy_of
+    keep: Callable[[Rollouts], Array] = keep_all  # -> bool[B]; a batch is sampled until it is full of these
     group_size: int = 1  # attempts at each problem of a batch
 
 

@@ -142,9 +142,8 @@ class Counting:
         parameters = eqn.params
         match eqn.primitive.name:
             case "scan":
-                fixed, carried = parameters["num_consts"], parameters["num_carry"]
                 body, length = parameters["jaxpr"].jaxpr, parameters["length"]
-                return self.walk(body, self.settle(body, inputs, fixed, carried), where, times * length)
+                return self.walk(body, self.settle(body, inputs, *carry_of(parameters)), where, times * length)
             case "while":
                 before, fixed = parameters["cond_nconsts"], parameters["body_nconsts"]
                 body, condition = parameters["body_jaxpr"].jaxpr, parameters["cond_jaxpr"].jaxpr
@@ -205,6 +204,14 @@ class Counting:
         if name not in FREE and name not in ARRANGING:
             self.untold.add(name)
         return 0
+
+
+def carry_of(parameters: dict[str, Any]) -> tuple[int, int]:
+    """How many arguments of a scan come before what it carries from trip to trip, and how many it carries."""
+    if "ft_in" in parameters:  # since JAX 0.11
+        fixed, carried, _ = map(len, parameters["ft_in"].unpack())
+        return fixed, carried
+    return parameters["num_consts"], parameters["num_carry"]
 
 
 def jaxprs(parameters: dict[str, Any]) -> Iterator[Jaxpr]:

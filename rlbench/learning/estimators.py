@@ -16,6 +16,11 @@ def episode_reward(rollouts: Rollouts) -> Array:
     return jnp.where(rollouts.mask, rollouts.reward, 0.0).sum(axis=-1)
 
 
+def solved(rollouts: Rollouts) -> Array:
+    """bool[B]: rollouts that earned full reward, which is 1."""
+    return happened(rollouts) & (episode_reward(rollouts) > 1.0 - 1e-6)
+
+
 def over_tokens(row: Array, rollouts: Rollouts) -> Array:
     """f32[B] as f32[B, T]: the same number at every token that the policy chose, 0 elsewhere."""
     return jnp.where(rollouts.mask, row[:, None], 0.0)
@@ -40,7 +45,7 @@ def group_centred(rollouts: Rollouts) -> tuple[Array, Array]:
     return jnp.where(counts, offset - total(offset) / jnp.maximum(size, 1.0), 0.0), size
 
 
-def group_zscore(rollouts: Rollouts, epsilon: float = 1e-6) -> Array:
+def group_zscore(rollouts: Rollouts, epsilon: float) -> Array:
     """Group-relative advantage (GRPO, arXiv:2402.03300, section 4.1.2), f32[B, T].
 
     (reward - mean) / (standard deviation + epsilon) within a group, the same at every token. The
@@ -50,6 +55,42 @@ def group_zscore(rollouts: Rollouts, epsilon: float = 1e-6) -> Array:
     squares = jax.ops.segment_sum(centred**2, rollouts.group, len(size))[rollouts.group]
     deviation = jnp.sqrt(squares / jnp.maximum(size - 1.0, 1.0))
     return over_tokens(centred / (deviation + epsilon), rollouts)
+
+
+def leave_one_out(rollouts: Rollouts) -> Array:
+    """Reward less the mean of the others of its group (RLOO, arXiv:2402.14740, section 3), f32[B, T].
+
+    A group of one has no others: its advantage is zero.
+    """
+    centred, size = group_centred(rollouts)
+    return over_tokens(centred * size / jnp.maximum(size - 1.0, 1.0), rollouts)
+
+
+def group_likelihood(rollouts: Rollouts) -> Array:
+    """(reward - mean) / mean within a group (MaxRL, arXiv:2602.02710), f32[B, T].
+
+    Its expectation is the gradient of the log-likelihood of success, expanded to as many terms as
+    the group has rollouts. Rewards are not negative; a group without any reward has advantage zero.
+    """
+    centred, _ = group_centred(rollouts)
+    mean = episode_reward(rollouts) - centred
+    return over_tokens(jnp.where(mean > 0, centred / jnp.where(mean > 0, mean, 1.0), 0.0), rollouts)
+
+
+def group_varies(rollouts: Rollouts) -> Array:
+    """bool[B]: whether the rewards of a rollout's group differ, rows that did not happen aside."""
+    centred, _ = group_centred(rollouts)
+    return jax.ops.segment_max(jnp.abs(centred), rollouts.group, len(centred))[rollouts.group] > 0
+
+
+def penalised(rollouts: Rollouts, ref_logp: Array, coef: float) -> Rollouts:
+    """The same rollouts with coef * (logp - ref_logp), a token's divergence from a reference, off their reward."""
+    return rollouts._replace(reward=rollouts.reward - coef * k1(rollouts.logp, ref_logp))
+
+
+def returns(rollouts: Rollouts, gamma: float) -> Array:
+    """The discounted sum of rewards from token t on, f32[B, T]; 0 where the mask is False."""
+    return gae(rollouts, jnp.zeros_like(rollouts.reward), gamma, lam=1.0)
 
 
 def gae(rollouts: Rollouts, value: Array, gamma: float, lam: float) -> Array:
@@ -84,6 +125,16 @@ def whiten(x: Array, rollouts: Rollouts) -> Array:
     centred = x - jnp.where(rollouts.mask, x, 0.0).sum() / jnp.maximum(count, 1)
     variance = jnp.where(rollouts.mask, centred**2, 0.0).sum() / jnp.maximum(count - 1, 1)
     return jnp.where(rollouts.mask, centred * jax.lax.rsqrt(variance + 1e-8), 0.0)
+
+
+def k1(logp: Array, ref_logp: Array) -> Array:
+    """Estimator of KL(pi || reference) for a sample of pi: d = logp - ref_logp. Unbiased, may be negative."""
+    return logp - ref_logp
+
+
+def k2(logp: Array, ref_logp: Array) -> Array:
+    """Schulman's estimator of KL(pi || reference) for a sample of pi: d^2 / 2, d = logp - ref_logp. Biased."""
+    return 0.5 * (logp - ref_logp) ** 2
 
 
 def k3(logp: Array, ref_logp: Array) -> Array:

@@ -18,7 +18,8 @@ from rlbench.types import Algorithm, Bounds, Loss, Problem, Status, Step
 from tests.fakes import VERIFIER, small_model
 
 MODEL = small_model(hidden=16)
-GOOD = build({"_target_": "rlbench.algos.grpo.grpo", "group_size": 4, "clip": 0.2, "kl_coef": 0.04}, "algo", MODEL)
+SETTINGS = {"group_size": 4, "clip": 0.2, "kl_coef": 0.04, "epsilon": 1e-6, "mean_over": "sequences"}
+GOOD = build({"_target_": "rlbench.algos.grpo.grpo"} | SETTINGS, "algo", MODEL)
 
 
 def logp_of(trainable, rollouts):

@@ -19,18 +19,18 @@ def last(*rewards: float, length: int = 3) -> np.ndarray:
 class TestGroups:
     def test_zscore_by_hand(self):
         # Rewards 1, 0, 0, 1: mean 1/2, unbiased variance 1/3.
-        advantage = group_zscore(rollouts_of(last(1, 0, 0, 1)))
+        advantage = group_zscore(rollouts_of(last(1, 0, 0, 1)), 1e-6)
         np.testing.assert_allclose(advantage[:, 0], np.array([1, -1, -1, 1]) * 0.5 * 3**0.5, rtol=1e-5)
 
     def test_every_token_of_a_reply_has_the_same_advantage_and_others_none(self):
         rollouts = rollouts_of(last(1, 0), mask=[[0, 1, 1], [0, 0, 1]])
-        advantage = group_zscore(rollouts)
+        advantage = group_zscore(rollouts, 1e-6)
         np.testing.assert_allclose(advantage, [[0, 0.5**0.5, 0.5**0.5], [0, 0, -(0.5**0.5)]], rtol=1e-5)
 
     @pytest.mark.parametrize("reward", [0.0, 1.0, 10000.1, -3e4])
     @pytest.mark.parametrize("size", [1, 3, 7])
     def test_equal_rewards_teach_exactly_nothing(self, reward, size):
-        assert (group_zscore(rollouts_of(last(*[reward] * size))) == 0).all()
+        assert (group_zscore(rollouts_of(last(*[reward] * size)), 1e-6) == 0).all()
 
     def test_groups_keep_apart(self):
         rollouts = rollouts_of(last(1, 5, 0, 9), group=[2, 0, 2, 0])

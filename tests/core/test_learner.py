@@ -14,11 +14,12 @@ from rlbench.testing import algorithm_case
 from tests.fakes import as_numpy, small_model
 
 WHOLE = Spending(1, 1, 10**6)  # one update, in one piece
+GRPO = {"group_size": 4, "clip": 0.2, "epsilon": 1e-6, "mean_over": "sequences"}
 ALGORITHMS = {
     "ppo": {"group_size": 1, "critic": {"width": 8}, "gamma": 1.0, "lam": 0.95, "clip": 0.2, "value_clip": 0.2}
     | {"value_coef": 0.5},
-    "grpo": {"group_size": 4, "clip": 0.2, "kl_coef": 0.04},
-    "async_grpo": {"group_size": 4, "clip": 0.2, "kl_coef": 0.0, "truncation": 2.0},
+    "grpo": GRPO | {"kl_coef": 0.04},
+    "async_grpo": GRPO | {"kl_coef": 0.0, "truncation": 2.0},
 }
 
 

@@ -20,13 +20,13 @@ from tests.fakes import rollouts_of
     ],
 )
 def test_clipped_surrogate(ratio, advantage, objective, binds):
-    value, clipped = clipped_surrogate(jnp.log(ratio), jnp.float32(advantage), 0.2)
+    value, clipped = clipped_surrogate(jnp.log(ratio), jnp.float32(advantage), 0.2, 0.2)
     np.testing.assert_allclose(value, objective, rtol=1e-6)
     assert bool(clipped) == binds
 
 
 def test_no_gradient_where_the_clip_binds():
-    gradient = jax.grad(lambda log_ratio: clipped_surrogate(log_ratio, 1.0, 0.2)[0])
+    gradient = jax.grad(lambda log_ratio: clipped_surrogate(log_ratio, 1.0, 0.2, 0.2)[0])
     assert gradient(jnp.log(1.5)) == 0
     np.testing.assert_allclose(gradient(jnp.log(0.9)), 0.9, rtol=1e-6)
 

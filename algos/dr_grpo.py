@@ -1,0 +1,28 @@
+"""Dr. GRPO: GRPO without its two biases, the division by a group's deviation and by a reply's own length."""
+
+from functools import partial
+
+from rlbench.learning.estimators import group_centred, over_tokens
+from rlbench.learning.objectives import sequence_sum
+from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+
+from .grpo import grpo
+
+
+def dr_grpo(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, length: Positive) -> Algorithm:
+    """GRPO Done Right (arXiv:2503.20783, section 3.2).
+
+    Departure: none in the objective; the paper's KL coefficient is 0, and so is the shipped one.
+
+    Args:
+      length: tokens by which every reply's sum is divided, whatever its own length.
+    """
+    mean_over = partial(sequence_sum, length=length)
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=0.0, mean_over=mean_over)
+
+    def score(trainable, frozen, rollouts, version):
+        scores = base.score(trainable, frozen, rollouts, version)
+        centred, _ = group_centred(rollouts)
+        return scores | {"advantage": over_tokens(centred, rollouts)}
+
+    return base._replace(score=score)

@@ -1,0 +1,29 @@
+"""REINFORCE++: no critic and no group. The baseline is the whole batch."""
+
+from rlbench.learning.estimators import penalised, returns, whiten
+from rlbench.learning.objectives import token_mean
+from rlbench.models.likelihood import token_logp
+from rlbench.types import Algorithm, Count, Fraction, Model, NonNegative, Positive
+
+from .grpo import grpo
+
+
+def reinforce_plus_plus(
+    model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, gamma: Fraction
+) -> Algorithm:
+    """REINFORCE++ (arXiv:2501.03262, section 3).
+
+    A token's advantage is its return, from which its own and later tokens' divergence from the starting
+    policy is taken, whitened over the batch (unbiased variance, as in verl). Loss: PPO's clipped
+    surrogate, the mean over the tokens of the batch. The paper's form for groups is a file of its own.
+    """
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=0.0, mean_over=token_mean)
+
+    def init(key, policy):
+        return {"policy": policy}, {"reference": policy}
+
+    def score(trainable, frozen, rollouts, version):
+        ref_logp = token_logp(model, frozen["reference"], rollouts)
+        return {"advantage": whiten(returns(penalised(rollouts, ref_logp, kl_coef), gamma), rollouts)}
+
+    return base._replace(init=init, score=score)

@@ -1,0 +1,24 @@
+"""REINFORCE++ with a baseline: the group says what was expected, the whole batch how much that varies."""
+
+from rlbench.learning.estimators import group_centred, over_tokens, whiten
+from rlbench.learning.objectives import token_mean
+from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+
+from .grpo import grpo
+
+
+def reinforce_plus_plus_baseline(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative) -> Algorithm:
+    """REINFORCE++ for groups (arXiv:2501.03262, section 3).
+
+    Rewards less their group's mean, whitened over the tokens of the batch (unbiased variance, as in
+    verl), so that no group is blown up by a small deviation of its own. Departure: the divergence in
+    the loss is GRPO's k3, the paper's is k2.
+    """
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=0.0, mean_over=token_mean)
+
+    def score(trainable, frozen, rollouts, version):
+        centred, _ = group_centred(rollouts)
+        advantage = whiten(over_tokens(centred, rollouts), rollouts)
+        return base.score(trainable, frozen, rollouts, version) | {"advantage": advantage}
+
+    return base._replace(score=score)

@@ -1,0 +1,27 @@
+"""RLOO: a reply is one action, and what was expected of it is what the others of its group earned."""
+
+from rlbench.learning.estimators import leave_one_out, penalised
+from rlbench.learning.objectives import sequence_sum
+from rlbench.models.likelihood import token_logp
+from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+
+from .grpo import grpo
+
+
+def rloo(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative) -> Algorithm:
+    """REINFORCE Leave-One-Out (arXiv:2402.14740, section 3).
+
+    A reply is one action: its tokens' gradients are added, not averaged, and its divergence from the
+    starting policy, log pi - log reference, comes off its reward. Departure: PPO's clipped ratio, where
+    the paper has one update a batch and needs none; on fresh data the gradient is REINFORCE's.
+    """
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=0.0, mean_over=sequence_sum)
+
+    def init(key, policy):
+        return {"policy": policy}, {"reference": policy}
+
+    def score(trainable, frozen, rollouts, version):
+        ref_logp = token_logp(model, frozen["reference"], rollouts)
+        return {"advantage": leave_one_out(penalised(rollouts, ref_logp, kl_coef))}
+
+    return base._replace(init=init, score=score)

@@ -1,9 +1,11 @@
 """What an algorithm may make of rows and their groups: order, numbers, groups that teach nothing, stale data."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
-from ..types import Rollouts
+from ..types import Rollouts, keep_all
 from .case import GROUPS, ROWS, Case, last_chosen
 from .outcome import NotApplicable, Rule, expect, expect_close, expect_finite
 
@@ -23,8 +25,7 @@ def paid(rollouts: Rollouts, reward: np.ndarray) -> Rollouts:
 def check_permutation(case: Case) -> None:
     """Rows in another order, groups of other numbers: scores follow, loss and gradient stay, to 1e-5."""
     scores = case.score()
-    moved, wanted = jax.tree.map(lambda x: np.asarray(x)[ORDER], (case.rollouts, scores))
-    moved = moved._replace(group=NUMBERS[moved.group])
+    moved, wanted = reordered(case.rollouts), reordered(scores)
     expect_close("score", "scores that follow their rows", case.score(moved), wanted, **EXACT)
     loss, gradient = case.learn(case.rollouts, scores)
     again = case.learn(moved, wanted)
@@ -62,20 +63,58 @@ def check_equal_rewards(case: Case) -> None:
 def not_relative(case: Case) -> str:
     """Why equal rewards of a group may well have an advantage; empty where the advantage is relative to its group.
 
-    It is where it changes when rows change groups, and does not when another group's rewards do.
+    It is where it changes when rows change groups, but not when another group's rewards do, nor, with no reward paid,
+    when log-probabilities do.
     """
     scores = case.score()
     if "advantage" not in scores:
         return 'finite; score returns no "advantage"'
-    dealt = case.rollouts._replace(group=np.arange(ROWS, dtype=np.int32) % GROUPS)
-    if np.array_equal(case.score(dealt)["advantage"], scores["advantage"]):
+    if not depends_on_groups(case):
         return "finite; the advantage does not depend on groups"
     own = np.asarray(case.rollouts.group) != GROUPS - 1
     reward = np.sum(case.rollouts.reward, axis=1) + np.where(own, 0.0, 3.0 + np.arange(ROWS))
     others = case.score(paid(case.rollouts, reward))["advantage"]
     if not np.array_equal(np.asarray(others)[own], np.asarray(scores["advantage"])[own]):
         return "finite; the advantage depends on other groups' rewards, too"
+    unpaid = paid(case.rollouts, np.zeros(ROWS))
+    drift = np.where(unpaid.mask, 0.1 * np.arange(ROWS)[:, None], 0.0).astype(np.float32)
+    advantage = case.score(unpaid)["advantage"]
+    for other in (case.score(unpaid._replace(logp=unpaid.logp + drift)), case.started().score(unpaid)):
+        if not np.array_equal(other["advantage"], advantage):
+            return "finite; the advantage depends on more than rewards, as where a divergence is taken off them"
     return ""
+
+
+def depends_on_groups(case: Case) -> bool:
+    """Whether the advantage changes when rows change groups."""
+    dealt = case.rollouts._replace(group=np.arange(ROWS, dtype=np.int32) % GROUPS)
+    return not np.array_equal(case.score(dealt)["advantage"], case.score()["advantage"])
+
+
+def check_keep(case: Case) -> None:
+    """What it keeps is a bool a row, whatever stands in absent rows and in any order; whole groups where they matter."""
+    if case.algorithm.keep is keep_all:
+        raise NotApplicable("every rollout is kept")
+    keep, rollouts = jax.jit(case.algorithm.keep), case.rollouts
+    there = np.asarray(rollouts.mask).any(axis=1)
+    kept: np.ndarray = np.asarray(keep(rollouts))
+    expect((kept.shape, kept.dtype) == ((ROWS,), bool), "keep", f"bool[{ROWS}]", f"{kept.dtype}{list(kept.shape)}")
+    spoiled = rollouts._replace(reward=np.where(rollouts.mask, rollouts.reward, 9.0).astype(np.float32))
+    off = (np.asarray(keep(spoiled)) != kept) & there
+    expect(not off.any(), "keep", "the same rows whatever stands where the mask is False", f"{off.sum()} others")
+    off = (np.asarray(keep(reordered(rollouts))) != kept[ORDER]) & there[ORDER]
+    expect(not off.any(), "keep", "the same rows in another order, groups of other numbers", f"{off.sum()} others")
+    if "advantage" in case.score() and depends_on_groups(case):
+        for group in range(GROUPS):
+            mates = kept[there & (np.asarray(rollouts.group) == group)]
+            whole = mates.all() or not mates.any()
+            expect(whole, "keep", "a whole group or none of it, as the advantage depends on groups", f"{mates}")
+
+
+def reordered(tree: Any) -> Any:
+    """Rows in another order, groups with other numbers."""
+    moved = jax.tree.map(lambda x: np.asarray(x)[ORDER], tree)
+    return moved._replace(group=NUMBERS[moved.group]) if isinstance(moved, Rollouts) else moved
 
 
 def check_staleness(case: Case) -> None:
@@ -99,4 +138,5 @@ ROW_RULES: dict[str, Rule] = {
     "group of one": Rule(check_group_of_one, "score"),
     "equal rewards": Rule(check_equal_rewards, "score"),
     "staleness": Rule(check_staleness, "loss"),
+    "keep": Rule(check_keep, "keep"),
 }

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlbench.learning.estimators import episode_reward, gae, group_zscore, over_tokens, whiten
+from rlbench.learning.estimators import (
+    episode_reward,
+    gae,
+    group_varies,
+    group_zscore,
+    over_tokens,
+    solved,
+    whiten,
+)
 from rlbench.learning.objectives import masked_sum, token_mean
 from rlbench.models.likelihood import token_logp
 from rlbench.plugins import build
@@ -90,7 +98,7 @@ def mean_of_rows_that_did_not_happen(trainable, frozen, rollouts, version):
 
 
 def a_score_a_batch(trainable, frozen, rollouts, version):
-    return {"advantage": group_zscore(rollouts), "mean": rollouts.reward.mean()}
+    return {"advantage": group_zscore(rollouts, 1e-6), "mean": rollouts.reward.mean()}
 
 
 def groups_are_neighbours(trainable, frozen, rollouts, version):
@@ -99,7 +107,7 @@ def groups_are_neighbours(trainable, frozen, rollouts, version):
 
 
 def group_numbers_matter(trainable, frozen, rollouts, version):
-    return {"advantage": group_zscore(rollouts) * rollouts.group[:, None]}
+    return {"advantage": group_zscore(rollouts, 1e-6) * rollouts.group[:, None]}
 
 
 def group_mean(rollouts):
@@ -131,6 +139,28 @@ def with_a_second_head(trainable, frozen):
     return trainable["policy"] | {"second": trainable["policy"]["head"]}
 
 
+def penalised(trainable, frozen, rollouts, version):
+    """A divergence is taken off the reward."""
+    away = rollouts.logp - token_logp(MODEL, frozen["reference"], rollouts)
+    return rounded_mean(trainable, frozen, rollouts._replace(reward=rollouts.reward - 0.1 * away), version)
+
+
+def with_an_offset(trainable, frozen, rollouts, version):
+    return {"advantage": group_zscore(rollouts, 1e-6) + over_tokens(jnp.full(len(rollouts.group), 0.1), rollouts)}
+
+
+def won(rollouts):
+    return episode_reward(rollouts) > 0
+
+
+def of_modest_groups(rollouts):
+    return jax.ops.segment_sum(rollouts.reward.sum(axis=1), rollouts.group, len(rollouts.group))[rollouts.group] < 5
+
+
+def of_neighbours(rollouts):
+    return jnp.repeat(episode_reward(rollouts).reshape(-1, 4).max(axis=1) > 0, 4) & (jnp.arange(12) < 4)
+
+
 def none(trainable, frozen, rollouts, version):
     return {}
 
@@ -141,7 +171,7 @@ def without_source(model):
 
 WITHOUT_KL = GOOD._replace(
     init=lambda key, policy: ({"policy": policy}, {}),
-    score=lambda t, f, r, v: {"advantage": group_zscore(r)},
+    score=lambda t, f, r, v: {"advantage": group_zscore(r, 1e-6)},
     loss=lambda t, f, r, s: token_mean(-s["advantage"] * logp_of(t, r), r, {}),
 )
 
@@ -170,13 +200,20 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("group of one", WITHOUT_KL._replace(score=divided_by_the_deviation)),
     ("equal rewards", WITHOUT_KL._replace(score=divided_by_the_deviation)),
     ("equal rewards", WITHOUT_KL._replace(score=rounded_mean)),
+    ("equal rewards", WITHOUT_KL._replace(score=with_an_offset)),
     ("staleness", WITHOUT_KL._replace(loss=product_of_ratios)),
+    ("keep", WITHOUT_KL._replace(keep=episode_reward)),
+    ("keep", WITHOUT_KL._replace(keep=won)),
+    ("keep", WITHOUT_KL._replace(keep=of_modest_groups)),
+    ("keep", WITHOUT_KL._replace(keep=of_neighbours)),
 ]
 
 
 def name_of(value) -> str | None:
     """Of a fault, for the test's."""
-    functions = [getattr(value, name).__name__ for name in ("init", "score", "loss", "acting") if hasattr(value, name)]
+    functions = [
+        getattr(value, name).__name__ for name in ("init", "score", "loss", "acting", "keep") if hasattr(value, name)
+    ]
     return "-".join(name for name in functions if name != "<lambda>") if functions else None
 
 
@@ -202,11 +239,22 @@ def test_a_source_is_an_identifier_or_an_address(source):
 
 
 @pytest.mark.parametrize(
+    "algorithm",
+    [WITHOUT_KL._replace(keep=group_varies), WITHOUT_KL._replace(keep=solved, score=none)],
+    ids=["groups that teach", "rows, where groups do not matter"],
+)
+def test_what_may_be_kept(algorithm):
+    ALGORITHM_CHECKS["keep"](algorithm_case(algorithm, MODEL))
+
+
+@pytest.mark.parametrize(
     ("check", "algorithm", "why"),
     [
         ("zero advantage", WITHOUT_KL._replace(score=none), "no .advantage."),
         ("equal rewards", WITHOUT_KL._replace(score=whitened), "does not depend on groups"),
         ("equal rewards", WITHOUT_KL._replace(score=whitened_after_the_group), "other groups' rewards"),
+        ("equal rewards", GOOD._replace(score=penalised), "more than rewards"),
+        ("keep", GOOD, "every rollout"),
     ],
 )
 def test_what_does_not_apply_says_why(check, algorithm, why):

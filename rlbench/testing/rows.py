@@ -92,11 +92,11 @@ def depends_on_groups(case: Case) -> bool:
 
 
 def check_keep(case: Case) -> None:
-    """What it keeps is a bool a row, whatever stands in absent rows and in any order; whole groups where they matter."""
+    """What it keeps is a bool a row, whatever stands in absent rows, in any order; whole groups where they matter."""
     if case.algorithm.keep is keep_all:
         raise NotApplicable("every rollout is kept")
     keep, rollouts = jax.jit(case.algorithm.keep), case.rollouts
-    there = np.asarray(rollouts.mask).any(axis=1)
+    there: Any = np.asarray(rollouts.mask).any(axis=1)
     kept: np.ndarray = np.asarray(keep(rollouts))
     expect((kept.shape, kept.dtype) == ((ROWS,), bool), "keep", f"bool[{ROWS}]", f"{kept.dtype}{list(kept.shape)}")
     spoiled = rollouts._replace(reward=np.where(rollouts.mask, rollouts.reward, 9.0).astype(np.float32))

@@ -253,7 +253,7 @@ def test_what_may_be_kept(algorithm):
         ("zero advantage", WITHOUT_KL._replace(score=none), "no .advantage."),
         ("equal rewards", WITHOUT_KL._replace(score=whitened), "does not depend on groups"),
         ("equal rewards", WITHOUT_KL._replace(score=whitened_after_the_group), "other groups' rewards"),
-        ("equal rewards", GOOD._replace(score=penalised), "more than rewards"),
+        ("equal rewards", GOOD._replace(score=penalised, loss=WITHOUT_KL.loss), "more than rewards"),
         ("keep", GOOD, "every rollout"),
     ],
 )

@@ -14,9 +14,10 @@ from .accounting.ledger import Gain, Ledger
 from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
 from .accounting.peaks import Impossible, Peak, peak_of, reached
 from .accounting.timeline import Doing, Timeline
+from .acting.filling import fill
 from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch, shapes, training_problems
-from .devices import Devices, keep_compilations, keep_freed_memory
+from .devices import Devices, Program, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, evaluate, mean
 from .interrupts import UNINTERRUPTED
 from .learning.imitation import imitation
@@ -24,7 +25,7 @@ from .learning.learner import Learner, Spending
 from .plan import Plan
 from .running.schedule import stream
 from .tracking.files import Files
-from .types import Diverged, LearnerState, Params, Status, Tracker
+from .types import Diverged, LearnerState, Params, Phase, Rollouts, Status, Tracker, keep_all
 from .warm_start import Cost, cached, warm_start
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,9 @@ class Experiment:
         self.began = time.perf_counter()
         self.learner_steps = self.rollouts = self.tokens = 0
         acting, evaluating, self.init_key = jax.random.split(jax.random.key(plan.seed), 3)
-        slow = plan.verifier.settings.delay_seconds
-        self.actor = self._actor(acting, plan.sampling, Account(self.timeline, "actor"), slow)
+        slow, account = plan.verifier.settings.delay_seconds, Account(self.timeline, "actor")
+        self.actor = self._actor(acting, plan.sampling, account, slow)
+        self.keeps = Program(self.devices, plan.algorithm.keep, phase=Phase.SCORE, account=account)
         truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
         self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Doing.EVALUATING))
         self.learner = Learner(
@@ -211,13 +213,27 @@ class Experiment:
         began = time.perf_counter()
         with self.timeline.during("actor", Doing.HOST):
             plan, state = self.plan, self.state
-            problems = training_problems(plan.task, plan.seed, index * plan.problems, plan.problems)
             policy = plan.algorithm.acting(state.trainable, state.frozen)
             group = plan.algorithm.group_size
-            batch = self.actor.play(policy, problems, group, first_id=index * plan.rollouts, version=state.version)
-            assert self.ledger
-            self.ledger.sampled(index, batch.tally(group), self.actor.account.take())
+
+            def play(turn: int) -> tuple[Batch, np.ndarray]:
+                number = index + turn * plan.steps  # so that the first round asks the same, whatever is kept
+                problems = training_problems(plan.task, plan.seed, number * plan.problems, plan.problems)
+                batch = self.actor.play(policy, problems, group, first_id=number * plan.rollouts, version=state.version)
+                kept = self._keep(batch.rollouts)
+                assert self.ledger
+                self.ledger.sampled(index, batch.tally(group), self.actor.account.take())
+                return batch, kept
+
+            batch = fill(play, plan.rounds)
         return batch, time.perf_counter() - began
+
+    def _keep(self, rollouts: Rollouts) -> np.ndarray:
+        """bool[B]: which of a round's rollouts the algorithm keeps."""
+        if self.plan.algorithm.keep is keep_all:
+            return np.ones(len(rollouts.group), bool)
+        with self.actor.account.during(Doing.COMPUTING):
+            return jax.device_get(self.keeps(self.devices.spread(rollouts)))
 
     def _learn(self, batch: Batch, act_seconds: float) -> None:
         """One learner step, reported."""
@@ -226,7 +242,7 @@ class Experiment:
         state, metrics, teaches = self.learner.step(self.state, rollouts)
         assert self.ledger
         length, epochs = batch.rollouts.tokens.shape[1], self.plan.spending.epochs
-        self.ledger.learned(self.state.version, teaches, length, epochs, self.learner.account.take())
+        self.ledger.learned(self.state.version, batch.rows, teaches, length, epochs, self.learner.account.take())
         self.over = self.plan.flops is not None and self.ledger.spent() >= self.plan.flops
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
         self.state, self.learner_steps = state, state.version
@@ -242,8 +258,9 @@ class Experiment:
                 "accuracy": mean([t.solved for t in happened]),
                 "truncated": mean([t.truncated for t in happened]),
                 "reply_tokens": mean([t.reply_tokens for t in happened]),
-                "entropy": -float(batch.rollouts.logp[batch.rollouts.mask].mean()) if happened else 0.0,
+                "entropy": -mean(batch.rollouts.logp[batch.rollouts.mask]),  # of what is trained on
                 "infrastructure_failures": len(transcripts) - len(happened),
+                "kept": float((batch.rows >= 0).sum()) / len(transcripts),
                 "staleness_mean": mean(staleness),
                 "staleness_max": int(staleness.max(initial=0)),
                 **metrics,

@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     minibatches: Count
     microbatch_tokens: Count
     reply_tokens: Count | None
+    rounds: Count
     buckets: list[Count] | None
 
 
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
     algorithm: Algorithm
     optimizer: optax.GradientTransformation
     rollouts: int
+    rounds: int  # of sampling, at most, to fill a batch
     spending: Spending
     space: Space
     sampling: Sampling
@@ -111,6 +113,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         algorithm=build(config["algo"], "algo", model),
         optimizer=build(config["optimizer"], "optimizer", scalars.steps * batch.epochs * batch.minibatches),
         rollouts=batch.rollouts,
+        rounds=batch.rounds,
         spending=Spending(batch.epochs, batch.minibatches, batch.microbatch_tokens),
         space=room(task, batch),
         sampling=read(Sampling, config["sampling"], "sampling"),

@@ -145,7 +145,7 @@ class Fate(StrEnum):
 
     INFRASTRUCTURE = "infrastructure failure"  # its verifier broke
     STALE = "stale"  # too old when its turn came, or left over when the run ended
-    FILTERED = "filtered"  # the algorithm did not keep it
+    FILTERED = "filtered"  # the algorithm did not keep it, or its batch was full
     ZERO_ADVANTAGE = "zero advantage"  # trained on, and taught nothing
     TRAINED = "trained"
 

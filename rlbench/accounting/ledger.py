@@ -1,6 +1,7 @@
 """The ledger of a run: where every FLOP, byte, second and rollout went. docs/ledger.md defines each number."""
 
 import contextlib
+import itertools
 import math
 import threading
 from collections import Counter, defaultdict
@@ -24,7 +25,7 @@ OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that 
 
 
 class Tally(NamedTuple):
-    """What the host knows of a batch, row by row."""
+    """What the host knows of sampled rollouts, row by row."""
 
     problems: int
     prompt: np.ndarray  # i64[B] tokens
@@ -35,17 +36,37 @@ class Tally(NamedTuple):
     timed_out: np.ndarray  # bool[B]  not judged in time
     broke: np.ndarray  # bool[B]  the verifier's infrastructure failed
 
-    def fates(self, teaches: np.ndarray) -> dict[Fate, np.ndarray]:
-        """What became of rows that reached the learner, as bool[B] by fate: the first that applies.
+    def fates(self, chosen: np.ndarray, teaches: np.ndarray) -> dict[Fate, np.ndarray]:
+        """What became of the rows, as bool[B] by fate: the first that applies.
 
         Args:
-          teaches: bool[B], where the advantage is not zero at every token.
+          chosen: bool[B], whether a row was trained on.
+          teaches: bool[B], whether its advantage is not zero at every token.
         """
         return {
             Fate.INFRASTRUCTURE: self.broke,
-            Fate.ZERO_ADVANTAGE: ~self.broke & ~teaches,
-            Fate.TRAINED: ~self.broke & teaches,
+            Fate.FILTERED: ~self.broke & ~chosen,
+            Fate.ZERO_ADVANTAGE: ~self.broke & chosen & ~teaches,
+            Fate.TRAINED: ~self.broke & chosen & teaches,
         }
+
+    def take(self, rows: np.ndarray) -> "Tally":
+        """These rows, in this order. -1 is one that pads: without tokens, as if it were broken."""
+
+        def taken(column: np.ndarray, padding: Any) -> np.ndarray:
+            return np.where(rows < 0, padding, column[rows])
+
+        return Tally(self.problems, *(taken(column, name == "broke") for name, column in self.columns().items()))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Everything that is said of each row."""
+        return {name: column for name, column in self._asdict().items() if name != "problems"}
+
+    @classmethod
+    def joined(cls, tallies: Sequence["Tally"]) -> "Tally":
+        """One after the other."""
+        columns = zip(*(one.columns().values() for one in tallies), strict=True)
+        return cls(sum(one.problems for one in tallies), *map(np.concatenate, columns))
 
 
 class Gain(NamedTuple):
@@ -71,7 +92,7 @@ class Totals:
     verification: Verification = NOTHING
     evaluating: Verification = NOTHING
     evaluation_seconds: float = 0.0
-    flying: dict[int, tuple[Tally, Spent]] = field(default_factory=dict)  # batches that have no fate yet
+    flying: dict[int, list[tuple[Tally, Spent]]] = field(default_factory=dict)  # rounds of batches without a fate yet
 
     def spend(self, flops: Flops, useful: Flops) -> None:
         self.executed.update(flops)
@@ -84,8 +105,15 @@ class Totals:
                 total[phase, name] += operations
         self.overhead += flops.total()
 
-    def settle(self, tally: Tally, fates: Mapping[Fate, np.ndarray], flops: Flops, passes: Sequence[Pass]) -> None:
-        """Charges a batch's operations to the fates of its rows, a phase's evenly over its slots."""
+    def settle(self, tally: Tally, fates: Mapping[Fate, np.ndarray], acted: Spent) -> None:
+        """Enters rollouts under their fates, and what sampling them took."""
+        self.charge(fates, acted.flops, acted.passes)
+        for fate, mine in fates.items():
+            self.rollouts[fate] += int(mine.sum())
+            self.tokens[fate] += int(tally.tokens[mine].sum())
+
+    def charge(self, fates: Mapping[Fate, np.ndarray], flops: Flops, passes: Sequence[Pass]) -> None:
+        """Charges operations to the fates of the rows that went through, a phase's evenly over its slots."""
         slots: Counter[str] = Counter()
         fed: defaultdict[str, defaultdict[Fate, float]] = defaultdict(lambda: defaultdict(float))
         for one in passes:
@@ -102,9 +130,6 @@ class Totals:
             self.padding += operations - a_slot * sum(fed[within].values())
             for fate, count in fed[within].items():
                 self.by_fate[fate] += a_slot * count
-        for fate, mine in fates.items():
-            self.rollouts[fate] += int(mine.sum())
-            self.tokens[fate] += int(tally.tokens[mine].sum())
 
 
 class Ledger:
@@ -128,7 +153,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def sampled(self, index: int, tally: Tally, spent: Spent) -> None:
-        """Batch number `index` was sampled and judged.
+        """A round of batch number `index` was sampled and judged; most batches have one.
 
         Raises:
           DoesNotClose: the tokens that went through the network are not those of the transcripts.
@@ -139,7 +164,7 @@ class Ledger:
         with self._entry() as totals:
             if self._ended:
                 return
-            totals.flying[index] = tally, spent
+            totals.flying.setdefault(index, []).append((tally, spent))
             totals.spend(spent.flops, useful_flops(spent.passes, self.sizes, spent.flops))
             totals.verification = totals.verification.plus(spent.verification)
             totals.generated.update(
@@ -151,20 +176,32 @@ class Ledger:
             )
             totals.attributes.update(truncated=int(tally.truncated.sum()), timed_out=int(tally.timed_out.sum()))
 
-    def learned(self, index: int, teaches: np.ndarray, length: int, epochs: int, spent: Spent) -> None:
+    def learned(
+        self, index: int, rows: np.ndarray, teaches: np.ndarray, length: int, epochs: int, spent: Spent
+    ) -> None:
         """A learner step on the batch is done.
 
         Args:
+          rows: i64[B], where each of its rows stands among the rollouts of its rounds; -1 is padding.
           teaches: bool[B], where the advantage is not zero at every token.
           length: T, to which its rows were padded.
         """
-        tally, acted = self.totals.flying[index]
-        passes = learning_passes(tally, length, epochs)
+        rounds = self.totals.flying[index]
+        whole = Tally.joined([tally for tally, _ in rounds])
+        learned = whole.take(rows)
+        chosen, taught = np.zeros((2, len(whole.tokens)), bool)
+        chosen[rows[rows >= 0]] = True
+        taught[rows[(rows >= 0) & teaches]] = True
+        passes = learning_passes(learned, length, epochs)
         fits(passes)
         with self._entry() as totals:
             del totals.flying[index]
             totals.spend(spent.flops, useful_flops(passes, self.sizes, spent.flops))
-            totals.settle(tally, tally.fates(teaches), acted.flops + spent.flops, [*acted.passes, *passes])
+            totals.charge(learned.fates(rows >= 0, teaches), spent.flops, passes)
+            first = 0
+            for tally, acted in rounds:
+                mine = slice(first, first := first + len(tally.tokens))
+                totals.settle(tally, tally.fates(chosen[mine], taught[mine]), acted)
 
     def warmed(self, executed: Mapping[str, float], useful: Mapping[str, float]) -> None:
         """What the warm start took, by component, in whichever run it was made."""
@@ -186,9 +223,9 @@ class Ledger:
         """Nothing more is entered. Batches that were sampled and never trained on are stale."""
         with self._entry() as totals:
             self._ended = True
-            for tally, acted in totals.flying.values():
+            for tally, acted in itertools.chain.from_iterable(totals.flying.values()):
                 fates = {Fate.INFRASTRUCTURE: tally.broke, Fate.STALE: ~tally.broke}
-                totals.settle(tally, fates, acted.flops, acted.passes)
+                totals.settle(tally, fates, acted)
             totals.flying.clear()
 
     @contextlib.contextmanager
@@ -209,7 +246,7 @@ class Ledger:
 
     @staticmethod
     def _counts(totals: Totals) -> dict[str, Any]:
-        flying = totals.flying.values()
+        flying = list(itertools.chain.from_iterable(totals.flying.values()))
         executed, useful = margins(totals.executed), margins(totals.useful)
         return {
             "executed": executed
@@ -342,7 +379,7 @@ class Ledger:
 
 def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
     """What goes through a network when a batch, padded to rows of T = length, is scored and trained on."""
-    slots, fed = len(tally.tokens) * (length - 1), tally.tokens - 1  # outputs at t - 1 judge token t
+    slots, fed = len(tally.tokens) * (length - 1), np.maximum(tally.tokens - 1, 0)  # outputs at t - 1 judge token t
     read = np.where(tally.broke, 0, tally.reply)
     return [Pass(Phase.SCORE, slots, fed, 0, read), Pass(Phase.FORWARD, slots, fed, 0, read, 1, epochs)]
 

@@ -54,13 +54,14 @@ class Transcript(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rollouts on the host, and their transcripts in the same order."""
+    """Rollouts on the host, and what was sampled for them."""
 
     rollouts: Rollouts
     transcripts: list[Transcript]
+    rows: np.ndarray  # i64[B]  where each row of the rollouts stands among the transcripts; -1 is padding
 
     def tally(self, group_size: int) -> Tally:
-        """The batch as the ledger knows it."""
+        """What was sampled as the ledger knows it."""
         columns: list[Any] = list(zip(*self.transcripts, strict=True))
         all_of: Any = Transcript(*columns)
         rows = len(self.transcripts)
@@ -153,7 +154,7 @@ def pack(conversations: Sequence[Conversation], group_size: int, version: int, b
         group=np.arange(rows, dtype=np.int32) // group_size,
         version=np.full((rows, length), version, np.int32),
     )
-    return Batch(rollouts, [c.transcript() for c in conversations])
+    return Batch(rollouts, [c.transcript() for c in conversations], np.arange(rows))
 
 
 def training_problems(task: Task, seed: int, first: int, count: int) -> list[tuple[int, Problem]]:

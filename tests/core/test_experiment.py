@@ -3,6 +3,7 @@
 import json
 import time
 
+import chex
 import jax
 import pytest
 
@@ -10,8 +11,9 @@ from rlbench.accounting.memory import tree_bytes
 from rlbench.accounting.peaks import Impossible, Peak
 from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
-from rlbench.types import Status
+from rlbench.types import Status, Step
 from tests.contract.test_contract import options
+from tests.fakes import as_numpy
 
 
 def ledger_of(plan, folder) -> dict:
@@ -57,11 +59,24 @@ def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
     assert verification["cpu_seconds"] == pytest.approx(8 * 16 * 0.001, rel=0.2)
 
 
+class Alternating:
+    """A task that pays for every other reply, whatever it is."""
+
+    def __init__(self, task):
+        self.task, self.bounds, self.problem, self.gold = task, task.bounds, task.problem, task.gold
+        self.judged = 0
+
+    def step(self, state, reply):
+        self.judged += 1
+        paid = self.judged % 2 == 0
+        return Step(state, None, float(paid), Status.PASSED if paid else Status.WRONG)
+
+
 @pytest.mark.parametrize("runner", ["sync", "async"])
 @pytest.mark.parametrize("algo", options("algo"))
 def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, algo, runner):
     plan = plan_of(algo, f"runner={runner}", "batch.minibatches=2", "batch.epochs=2")
-    ledger = ledger_of(plan, tmp_path)
+    ledger = ledger_of(plan._replace(task=Alternating(plan.task)), tmp_path)
     compute = ledger["compute"]
     executed, useful = compute["executed"]["cells"], compute["useful"]
     assert set(executed) >= {"prefill", "decode", "train forward", "train backward", "optimizer", "evaluation"}
@@ -77,8 +92,38 @@ def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, al
     trained = executed["train backward"]["policy"] / executed["train forward"]["policy"]
     assert 1.5 < trained < 2.5
     assert compute["executed"]["in_flight"] == ledger["rollouts"]["in_flight"] == 0
-    assert ledger["rollouts"]["generated"] == 48
+    fates = ledger["rollouts"]["by_fate"]
+    assert fates["trained"] + fates["zero advantage"] == 48
+    assert ledger["rollouts"]["generated"] == 48 + fates["filtered"]
     assert ledger["time"]["idle"] > 0
+
+
+@pytest.mark.parametrize("runner", ["sync", "async"])
+@pytest.mark.parametrize(("rounds", "generated", "trained"), [(1, 48, 24), (2, 96, 48), (4, 96, 48)])
+def test_a_batch_is_sampled_until_it_is_full_of_what_the_algorithm_keeps(
+    plan_of, tmp_path, runner, rounds, generated, trained
+):
+    plan = plan_of("expert_iteration", f"runner={runner}", f"batch.rounds={rounds}", "warm_start.steps=0")
+    ledger = ledger_of(plan._replace(task=Alternating(plan.task)), tmp_path)
+    fates = ledger["rollouts"]["by_fate"]
+    assert (ledger["rollouts"]["generated"], fates["trained"]) == (generated, trained)
+    assert fates["filtered"] == generated - trained
+    assert ledger["compute"]["executed"]["by_fate"]["filtered"] > 0
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["kept"] for row in log if "kept" in row] == [0.5] * 3
+    assert json.loads((tmp_path / "summary.json").read_text())["rollouts"] == generated
+
+
+def test_a_batch_of_which_nothing_is_kept_changes_nothing(plan_of, tmp_path):
+    plan = plan_of("expert_iteration", "batch.rounds=2", "warm_start.steps=0")
+    experiment = Experiment(plan._replace(task=Slow(plan.task, 0.0)), tmp_path)  # a random network solves nothing
+    experiment.go()
+    start = plan.model.init(jax.random.split(jax.random.key(plan.warm_start.seed))[0])
+    chex.assert_trees_all_equal(as_numpy(experiment.state.trainable["policy"]), as_numpy(start))
+    experiment.finish()
+    fates = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]["by_fate"]
+    assert fates["filtered"] == 2 * 48
+    plan.verifier.close()
 
 
 def test_the_critics_price_is_what_it_holds(plan_of, tmp_path):
@@ -138,8 +183,8 @@ def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypa
     from rlbench.accounting.closing import DoesNotClose
     from rlbench.accounting.ledger import Totals
 
-    def forgetful(self, tally, fates, flops, passes):
-        settle(self, tally, fates, flops, passes)
+    def forgetful(self, tally, fates, acted):
+        settle(self, tally, fates, acted)
         self.rollouts[next(iter(fates))] -= 1
 
     settle = Totals.settle

@@ -138,7 +138,7 @@ def learn(ledger: Ledger, index: int = 0) -> None:
             (Phase.OPTIMIZER, "policy"): 500,
         }
     )
-    ledger.learned(index, np.array([True, True, False, False]), 8, 2, Spent(flops, (), Verification()))
+    ledger.learned(index, np.arange(4), np.array([True, True, False, False]), 8, 2, Spent(flops, (), Verification()))
 
 
 def whole_ledger() -> Ledger:
@@ -167,8 +167,38 @@ def test_operations_follow_the_fates_of_the_rollouts_they_were_spent_on():
     assert totals.overhead == 7000 + 400 + 500
     assert totals.padding == pytest.approx(8000 + 12000 + 28000 + 168000 - sum(cost.values()))
     assert +totals.rollouts == {Fate.TRAINED: 2, Fate.ZERO_ADVANTAGE: 1, Fate.INFRASTRUCTURE: 1}
-    assert totals.tokens == {Fate.TRAINED: 5 + 7, Fate.ZERO_ADVANTAGE: 4, Fate.INFRASTRUCTURE: 2}
+    assert +totals.tokens == {Fate.TRAINED: 5 + 7, Fate.ZERO_ADVANTAGE: 4, Fate.INFRASTRUCTURE: 2}
     assert totals.attributes == {"truncated": 1, "timed_out": 0}
+
+
+def test_a_batch_of_two_rounds_is_charged_row_by_row_to_what_became_of_it():
+    """Row 0 of the first round and row 2 of the second were kept, one for nothing; two rows are padding."""
+    ledger = ledger_of()
+    sample(ledger)
+    sample(ledger)
+    flops = Counter(
+        {(Phase.SCORE, "policy"): 28000, (Phase.FORWARD, "policy"): 28000, (Phase.BACKWARD, "policy"): 56000}
+    )
+    rows, teaches = np.array([0, 6, -1, -1]), np.array([True, False, False, False])
+    ledger.learned(0, rows, teaches, 8, 1, Spent(flops, (), Verification()))
+    totals = ledger.totals
+    assert +totals.rollouts == {
+        Fate.TRAINED: 1,
+        Fate.ZERO_ADVANTAGE: 1,
+        Fate.FILTERED: 4,
+        Fate.INFRASTRUCTURE: 2,
+    }
+    # Sampling cost a row 2500, 4500, 2500 and 500; scoring, forwards and backwards 4000 a token but the last.
+    assert {fate: count for fate, count in totals.by_fate.items() if count} == pytest.approx(
+        {
+            Fate.TRAINED: 2500 + 4000 * 4,
+            Fate.ZERO_ADVANTAGE: 2500 + 4000 * 3,
+            Fate.FILTERED: 2 * 4500 + 2500 + 2500,
+            Fate.INFRASTRUCTURE: 2 * 500,
+        }
+    )
+    assert not totals.flying
+    report_of(ledger)  # closes
 
 
 def report_of(ledger: Ledger, gain: Gain | None = None) -> dict:
@@ -243,8 +273,9 @@ def test_an_entry_that_fails_leaves_nothing_behind():
     ledger = whole_ledger()
     sample(ledger, index=1)
     before = ledger.counts()
+    spent = Spent(Counter({(Phase.SCORE, "policy"): 100}), (), Verification())
     with pytest.raises(DoesNotClose, match="score: tokens, slots"):
-        ledger.learned(1, np.ones(4, bool), 3, 1, Spent(Counter({(Phase.SCORE, "policy"): 100}), (), Verification()))
+        ledger.learned(1, np.arange(4), np.ones(4, bool), 3, 1, spent)
     assert ledger.counts() == before
 
 

@@ -1,0 +1,54 @@
+"""Samples until a batch is full of rollouts that an algorithm keeps."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..types import Rollouts
+from .rollout import Batch, shapes
+
+
+def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
+    """Rounds of sampling until as many rollouts are kept as a round has, or the rounds are over.
+
+    What is kept beyond that is left out; what is missing is padded with rows that did not happen.
+
+    Args:
+      play: number of a round -> its batch, of as many rows each time, and bool[B], which of them are kept.
+
+    Returns the kept rollouts, with the transcripts of all.
+    """
+    batches: list[Batch] = []
+    rows: list[np.ndarray] = []
+    size = missing = 1
+    while missing > 0 and len(batches) < rounds:
+        batch, keeps = play(len(batches))
+        size = len(keeps)
+        rows.append(size * len(batches) + np.flatnonzero(keeps))
+        batches.append(batch)
+        missing = size - sum(map(len, rows))
+    kept = np.concatenate([*rows, np.full(max(missing, 0), -1)])[:size]
+    transcripts = [transcript for batch in batches for transcript in batch.transcripts]
+    return Batch(gathered([batch.rollouts for batch in batches], kept), transcripts, kept)
+
+
+def gathered(parts: Sequence[Rollouts], rows: np.ndarray) -> Rollouts:
+    """Rows of several Rollouts as one, padded to the longest; -1 is a row that did not happen.
+
+    Rows of a group stay one, under another number; a padding row is a group of its own.
+    """
+    length = max(part.tokens.shape[1] for part in parts)
+    blank = Rollouts(*(np.zeros(shape.shape, shape.dtype) for shape in shapes(1, length)))
+    size = len(parts[0].group)
+    apart = [part._replace(group=part.group + number * size) for number, part in enumerate(parts)]
+
+    def column(name: str) -> np.ndarray:
+        arrays = [getattr(part, name) for part in (*apart, blank)]
+        if arrays[0].ndim > 1:
+            arrays = [np.pad(array, ((0, 0), (0, length - array.shape[1]))) for array in arrays]
+        return np.concatenate(arrays)[rows]
+
+    chosen = Rollouts(*map(column, Rollouts._fields))
+    own = size * len(parts) + np.arange(len(rows))
+    _, group = np.unique(np.where(rows < 0, own, chosen.group), return_inverse=True)
+    return chosen._replace(group=group.astype(np.int32))

@@ -3,29 +3,15 @@
 from functools import cache
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
 
-from rlbench.plugins import build
-from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, Case, algorithm_case
-from tests.fakes import LETTERS, VERIFIER, small_model
-
-SMALL = ["model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16"]
-
-
-def options(group: str) -> list[str]:
-    with initialize_config_module("rlbench.conf", version_base="1.3"):
-        return GlobalHydra.instance().config_loader().get_group_options(group)
-
-
-def node(group: str, option: str):
-    with initialize_config_module("rlbench.conf", version_base="1.3"):
-        return compose("config", [f"{group}={option}", *SMALL])[group]
+from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, Case, algorithm_of, options, task_of
+from rlbench.testing.subjects import composed
 
 
 @cache
 def case(name: str) -> Case:
-    return algorithm_case(build(node("algo", name), "algo", small_model(LETTERS, hidden=16)), small_model(hidden=16))
+    return algorithm_of(f"algo={name}")
 
 
 @pytest.mark.parametrize("check", ALGORITHM_CHECKS)
@@ -37,14 +23,13 @@ def test_algorithm(name, check):
 @pytest.mark.parametrize("check", TASK_CHECKS)
 @pytest.mark.parametrize("name", options("task"))
 def test_task(name, check):
-    TASK_CHECKS[check](build(node("task", name), "task"), VERIFIER)
+    with task_of(f"task={name}") as subject:
+        TASK_CHECKS[check](*subject)
 
 
 @pytest.mark.parametrize("name", options("algo"))
 def test_an_algorithm_says_where_it_comes_from(name):
-    from hydra.utils import get_object
-
-    docstring = get_object(node("algo", name)["_target_"]).__doc__
+    docstring = get_object(composed([f"algo={name}"])["algo"]["_target_"]).__doc__
     assert "arXiv:" in docstring
 
 
@@ -53,7 +38,8 @@ def test_a_task_does_not_import_a_model(name):
     import subprocess
     import sys
 
-    code = f"import sys; from hydra.utils import get_object; get_object({node('task', name)['_target_']!r}); import os"
+    target = composed([f"task={name}"])["task"]["_target_"]
+    code = f"import sys; from hydra.utils import get_object; get_object({target!r}); import os"
     code += "; print([m for m in sys.modules if m.startswith('rlbench.models') or m.startswith('flax')])"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert seen.strip() == "[]"

@@ -1,16 +1,27 @@
-"""The kit itself: each check catches the fault that it is for."""
+"""The kit itself: each check catches the fault that it is for, and says what was expected, what came and where."""
 
+import os
 import random
+from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from rlbench.learning.estimators import over_tokens
+from rlbench.learning.estimators import (
+    episode_reward,
+    gae,
+    group_varies,
+    group_zscore,
+    over_tokens,
+    solved,
+    whiten,
+)
 from rlbench.learning.objectives import masked_sum, token_mean
 from rlbench.models.likelihood import token_logp
 from rlbench.plugins import build
-from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, algorithm_case
+from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, NotApplicable, algorithm_case
+from rlbench.testing.outcome import Outcome, Source, examine
 from rlbench.types import Algorithm, Bounds, Loss, Problem, Status, Step
 from tests.fakes import VERIFIER, small_model
 
@@ -60,12 +71,109 @@ def looks_at_numbers(trainable, frozen, rollouts, scores):
     return loss if rollouts.reward.sum() > 0 else loss._replace(total=-loss.total)
 
 
+def first_rows_count_more(trainable, frozen, rollouts, scores):
+    rank = jnp.arange(len(rollouts.group))[:, None].astype(jnp.float32)
+    return token_mean(-rank * scores["advantage"] * logp_of(trainable, rollouts), rollouts, {})
+
+
+def product_of_ratios(trainable, frozen, rollouts, scores):
+    log_ratio = jnp.where(rollouts.mask, logp_of(trainable, rollouts) - rollouts.logp, 0.0)
+    ratio = jnp.exp(log_ratio.sum(axis=1, keepdims=True))
+    return token_mean(-ratio * scores["advantage"], rollouts, {})
+
+
+def transformed(trainable, frozen, rollouts, scores):
+    spectrum = jnp.abs(jnp.fft.rfft(logp_of(trainable, rollouts)))[:, :1]
+    return token_mean(scores["advantage"] * spectrum, rollouts, {})
+
+
+def two_networks_at_once(trainable, frozen, rollouts, scores):
+    mixed = jax.tree.map(lambda x, y: (x + y) / 2, trainable["policy"], frozen["reference"])
+    return token_mean(-scores["advantage"] * logp_of({"policy": mixed}, rollouts), rollouts, {})
+
+
 def mean_of_rows_that_did_not_happen(trainable, frozen, rollouts, version):
     reward = rollouts.reward.sum(axis=1)
     return {"advantage": over_tokens(reward - reward.mean(), rollouts)}
 
 
-WITHOUT_KL = GOOD._replace(loss=lambda t, f, r, s: token_mean(-s["advantage"] * logp_of(t, r), r, {}))
+def a_score_a_batch(trainable, frozen, rollouts, version):
+    return {"advantage": group_zscore(rollouts, 1e-6), "mean": rollouts.reward.mean()}
+
+
+def groups_are_neighbours(trainable, frozen, rollouts, version):
+    reward = episode_reward(rollouts).reshape(-1, 2)
+    return {"advantage": over_tokens((reward - reward.mean(axis=1, keepdims=True)).reshape(-1), rollouts)}
+
+
+def group_numbers_matter(trainable, frozen, rollouts, version):
+    return {"advantage": group_zscore(rollouts, 1e-6) * rollouts.group[:, None]}
+
+
+def group_mean(rollouts):
+    happened = rollouts.mask.any(axis=1)
+    sums = jax.ops.segment_sum(episode_reward(rollouts), rollouts.group, len(rollouts.group))
+    counts = jax.ops.segment_sum(happened.astype(jnp.float32), rollouts.group, len(rollouts.group))
+    return (sums / jnp.maximum(counts, 1))[rollouts.group]
+
+
+def divided_by_the_deviation(trainable, frozen, rollouts, version):
+    centred = episode_reward(rollouts) - group_mean(rollouts)
+    squares = jax.ops.segment_sum(centred**2, rollouts.group, len(rollouts.group))[rollouts.group]
+    return {"advantage": over_tokens(jnp.where(squares >= 0, centred / jnp.sqrt(squares), 0.0), rollouts)}
+
+
+def rounded_mean(trainable, frozen, rollouts, version):
+    return {"advantage": over_tokens(episode_reward(rollouts) - group_mean(rollouts), rollouts)}
+
+
+def whitened(trainable, frozen, rollouts, version):
+    return {"advantage": whiten(gae(rollouts, jnp.zeros(rollouts.mask.shape), 1.0, 1.0), rollouts)}
+
+
+def whitened_after_the_group(trainable, frozen, rollouts, version):
+    return {"advantage": whiten(rounded_mean(trainable, frozen, rollouts, version)["advantage"], rollouts)}
+
+
+def with_a_second_head(trainable, frozen):
+    return trainable["policy"] | {"second": trainable["policy"]["head"]}
+
+
+def penalised(trainable, frozen, rollouts, version):
+    """A divergence is taken off the reward."""
+    away = rollouts.logp - token_logp(MODEL, frozen["reference"], rollouts)
+    return rounded_mean(trainable, frozen, rollouts._replace(reward=rollouts.reward - 0.1 * away), version)
+
+
+def with_an_offset(trainable, frozen, rollouts, version):
+    return {"advantage": group_zscore(rollouts, 1e-6) + over_tokens(jnp.full(len(rollouts.group), 0.1), rollouts)}
+
+
+def won(rollouts):
+    return episode_reward(rollouts) > 0
+
+
+def of_modest_groups(rollouts):
+    return jax.ops.segment_sum(rollouts.reward.sum(axis=1), rollouts.group, len(rollouts.group))[rollouts.group] < 5
+
+
+def of_neighbours(rollouts):
+    return jnp.repeat(episode_reward(rollouts).reshape(-1, 4).max(axis=1) > 0, 4) & (jnp.arange(12) < 4)
+
+
+def none(trainable, frozen, rollouts, version):
+    return {}
+
+
+def without_source(model):
+    """An idea."""
+
+
+WITHOUT_KL = GOOD._replace(
+    init=lambda key, policy: ({"policy": policy}, {}),
+    score=lambda t, f, r, v: {"advantage": group_zscore(r, 1e-6)},
+    loss=lambda t, f, r, s: token_mean(-s["advantage"] * logp_of(t, r), r, {}),
+)
 
 FAULTS: list[tuple[str, Algorithm]] = [
     ("halves", GOOD._replace(loss=a_mean_a_microbatch)),
@@ -76,24 +184,91 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("nothing happened", GOOD._replace(loss=absent_rows_count)),
     ("zero advantage", GOOD._replace(loss=moves_without_advantage)),
     ("finite", GOOD._replace(loss=infinite_slope)),
-    ("shapes", GOOD._replace(loss=metric_of_every_token)),
-    ("one compilation", GOOD._replace(loss=looks_at_numbers)),
+    ("structure", GOOD._replace(loss=metric_of_every_token)),
+    ("structure", WITHOUT_KL._replace(score=a_score_a_batch)),
+    ("structure", WITHOUT_KL._replace(acting=with_a_second_head)),
+    ("structure", WITHOUT_KL._replace(init=lambda key, policy: (OrderedDict(policy=policy), {}))),
+    ("structure", WITHOUT_KL._replace(init=lambda key, policy: ({"policy": policy}, [policy["norm"]]))),
+    ("no recompilation", GOOD._replace(loss=looks_at_numbers)),
+    ("no recompilation", WITHOUT_KL._replace(init=lambda key, policy: (OrderedDict(policy=policy), {}))),
+    ("accounting", WITHOUT_KL._replace(loss=transformed)),
+    ("accounting", GOOD._replace(score=WITHOUT_KL.score, loss=two_networks_at_once)),
+    ("accounting", WITHOUT_KL._replace(init=lambda key, policy: ({"policy": policy}, {"policy": policy}))),
+    ("permutation", WITHOUT_KL._replace(loss=first_rows_count_more)),
+    ("permutation", WITHOUT_KL._replace(score=groups_are_neighbours)),
+    ("permutation", WITHOUT_KL._replace(score=group_numbers_matter)),
+    ("group of one", WITHOUT_KL._replace(score=divided_by_the_deviation)),
+    ("equal rewards", WITHOUT_KL._replace(score=divided_by_the_deviation)),
+    ("equal rewards", WITHOUT_KL._replace(score=rounded_mean)),
+    ("equal rewards", WITHOUT_KL._replace(score=with_an_offset)),
+    ("staleness", WITHOUT_KL._replace(loss=product_of_ratios)),
+    ("keep", WITHOUT_KL._replace(keep=episode_reward)),
+    ("keep", WITHOUT_KL._replace(keep=won)),
+    ("keep", WITHOUT_KL._replace(keep=of_modest_groups)),
+    ("keep", WITHOUT_KL._replace(keep=of_neighbours)),
 ]
 
 
-@pytest.mark.parametrize(("check", "algorithm"), FAULTS)
+def name_of(value) -> str | None:
+    """Of a fault, for the test's."""
+    functions = [
+        getattr(value, name).__name__ for name in ("init", "score", "loss", "acting", "keep") if hasattr(value, name)
+    ]
+    return "-".join(name for name in functions if name != "<lambda>") if functions else None
+
+
+@pytest.mark.parametrize(("check", "algorithm"), FAULTS, ids=name_of)
 def test_a_fault_of_an_algorithm_is_caught(check, algorithm):
     with pytest.raises((AssertionError, jax.errors.TracerBoolConversionError)):
         ALGORITHM_CHECKS[check](algorithm_case(algorithm, MODEL))
 
 
-class Good:
-    """The answer is the prompt."""
+def test_a_docstring_without_a_source_is_caught():
+    with pytest.raises(AssertionError, match=r"expected a source .* came the docstring 'An idea.'"):
+        ALGORITHM_CHECKS["docstring"](algorithm_case(GOOD, MODEL, maker=without_source))
 
-    bounds = Bounds(alphabet=frozenset("0123456789"), prompt=3, reply=3)
+
+@pytest.mark.parametrize(
+    "source", ["arXiv:1707.06347", "arXiv:cs/9901001", "doi:10.1007/BF00992696", "https://example.org/post"]
+)
+def test_a_source_is_an_identifier_or_an_address(source):
+    def maker(model): ...
+
+    maker.__doc__ = f"An idea ({source})."
+    ALGORITHM_CHECKS["docstring"](algorithm_case(GOOD, MODEL, maker=maker))
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [WITHOUT_KL._replace(keep=group_varies), WITHOUT_KL._replace(keep=solved, score=none)],
+    ids=["groups that teach", "rows, where groups do not matter"],
+)
+def test_what_may_be_kept(algorithm):
+    ALGORITHM_CHECKS["keep"](algorithm_case(algorithm, MODEL))
+
+
+@pytest.mark.parametrize(
+    ("check", "algorithm", "why"),
+    [
+        ("zero advantage", WITHOUT_KL._replace(score=none), "no .advantage."),
+        ("equal rewards", WITHOUT_KL._replace(score=whitened), "does not depend on groups"),
+        ("equal rewards", WITHOUT_KL._replace(score=whitened_after_the_group), "other groups' rewards"),
+        ("equal rewards", GOOD._replace(score=penalised, loss=WITHOUT_KL.loss), "more than rewards"),
+        ("keep", GOOD, "every rollout"),
+    ],
+)
+def test_what_does_not_apply_says_why(check, algorithm, why):
+    with pytest.raises(NotApplicable, match=why):
+        ALGORITHM_CHECKS[check](algorithm_case(algorithm, MODEL))
+
+
+class Good:
+    """The answer is the prompt, and pays 1."""
+
+    bounds = Bounds(alphabet=frozenset("0123456789"), prompt=14, reply=14)
 
     def problem(self, seed: int, split: str) -> Problem:
-        number = str(2 * (seed % 200) + (split == "heldout"))
+        number = str(2 * seed + (split == "heldout"))
         return Problem(number, number)
 
     def step(self, state: str, reply: str) -> Step:
@@ -118,6 +293,26 @@ class Fickle(Good):
         return super().problem(random.randrange(10**6), split)
 
 
+class Hashed(Good):
+    """The answer is the prompt, and pays 1; numbers are another process's."""
+
+    def problem(self, seed, split):
+        return super().problem(hash(f"{seed}") % 10**6, split)
+
+
+class Moody(Good):
+    def step(self, state, reply):
+        return Step(state, None, random.random(), Status.WRONG)
+
+
+class Unpicklable(Good):
+    def problem(self, seed, split):
+        return Problem(str(seed), lambda: seed)
+
+    def gold(self, state):
+        return str(state())
+
+
 class Leaky(Good):
     def problem(self, seed, split):
         return super().problem(seed, "train")
@@ -128,6 +323,15 @@ class Verbose(Good):
         return Problem("what is " + super().problem(seed, split).prompt, "1")
 
 
+class Endless(Good):
+    def step(self, state, reply):
+        return Step(state, "1", 0.0, Status.OPEN)
+
+
+class Silent(Good):
+    """Numbers."""
+
+
 def test_a_good_task_passes():
     for check in TASK_CHECKS.values():
         check(Good(), VERIFIER)
@@ -135,8 +339,53 @@ def test_a_good_task_passes():
 
 @pytest.mark.parametrize(
     ("check", "task"),
-    [("gold", HalfPaid), ("garbage", Generous), ("deterministic", Fickle), ("splits", Leaky), ("bounds", Verbose)],
+    [
+        ("docstring", Silent),
+        ("gold", HalfPaid),
+        ("garbage", Generous),
+        ("determinism", Fickle),
+        ("determinism", Hashed),
+        ("determinism", Moody),
+        ("picklable", Unpicklable),
+        ("splits", Leaky),
+        ("bounds", Verbose),
+        ("bounds", Endless),
+    ],
 )
 def test_a_fault_of_a_task_is_caught(check, task):
     with pytest.raises(AssertionError):
         TASK_CHECKS[check](task(), VERIFIER)
+
+
+def result_of(check: str, algorithm: Algorithm):
+    functions = {name: function for name, function in algorithm._asdict().items() if callable(function)}
+    (result,) = examine(
+        {check: ALGORITHM_CHECKS[check]}, (algorithm_case(algorithm, MODEL),), Source(without_source, functions)
+    )
+    return result
+
+
+def line_of(function) -> str:
+    """file:line of a function of this file, as seen from where the tests run, and its name."""
+    return f"{os.path.relpath(__file__)}:{function.__code__.co_firstlineno} {function.__name__}"
+
+
+def test_a_failure_says_what_was_expected_what_came_and_where_to_look():
+    result = result_of("nothing happened", GOOD._replace(loss=absent_rows_count))
+    assert result.outcome == Outcome.FAILED
+    assert (result.expected, result.came) == ("weight 0 where nothing happened", "12")
+    assert result.where == line_of(absent_rows_count)
+
+
+def test_an_error_within_a_plugin_is_a_failure_at_its_line():
+    def forgetful(trainable, frozen, rollouts, version):
+        return {"advantage": rollouts.rewards}
+
+    result = result_of("finite", WITHOUT_KL._replace(score=forgetful))
+    assert result.came == "AttributeError: 'Rollouts' object has no attribute 'rewards'"
+    assert result.where == f"{os.path.relpath(__file__)}:{forgetful.__code__.co_firstlineno + 1} forgetful"
+
+
+def test_what_does_not_apply_is_no_failure_and_keeps_its_reason():
+    result = result_of("zero advantage", WITHOUT_KL._replace(score=none, loss=moves_without_advantage))
+    assert result.outcome == Outcome.NOT_APPLICABLE and "advantage" in result.reason

@@ -1,0 +1,28 @@
+"""The contract kit: what every plugin, ours or yours, has to hold.
+
+A check is called with what it checks: a Case (an algorithm on a small model and a small batch), or a task and what
+judges its replies. It raises Broken, which says what was expected and what came, or NotApplicable. `rlbench-check`
+runs all checks of a plugin; tests call them one by one. docs/algorithm.md and docs/task.md say why they ask.
+"""
+
+from .algorithm import FUNCTION_RULES
+from .case import Case, algorithm_case
+from .outcome import Broken, NotApplicable, Rule
+from .rows import ROW_RULES
+from .subjects import algorithm_of, options, task_of
+from .task import TASK_CHECKS
+
+__all__ = [
+    "ALGORITHM_CHECKS",
+    "TASK_CHECKS",
+    "Broken",
+    "Case",
+    "NotApplicable",
+    "Rule",
+    "algorithm_case",
+    "algorithm_of",
+    "options",
+    "task_of",
+]
+
+ALGORITHM_CHECKS: dict[str, Rule] = FUNCTION_RULES | ROW_RULES

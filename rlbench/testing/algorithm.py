@@ -1,0 +1,185 @@
+"""What an algorithm's functions have to hold: each check takes a Case, and raises where it breaks."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..accounting.flops import SHARED, networks_of
+from ..accounting.memory import network_bytes
+from ..types import Array, Phase
+from .case import Case, last_chosen
+from .outcome import NotApplicable, Rule, expect, expect_alike, expect_close, expect_finite
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+CITED = re.compile(r"arxiv:\s*\d{4}\.\d{4,5}|arxiv:\s*[a-z-]+/\d{7}|10\.\d{4,9}/\S+|https?://\S+", re.IGNORECASE)
+COMPUTING = (Phase.SCORE, Phase.FORWARD, Phase.BACKWARD)
+
+
+def check_docstring(case: Case) -> None:
+    """Its docstring says where it comes from: an arXiv id, a DOI or a URL."""
+    docstring = case.maker.__doc__ or ""
+    came = f"the docstring {docstring.strip().partition(chr(10))[0]!r}" if docstring else "no docstring"
+    expect(CITED.search(docstring), "maker", "a source such as arXiv:2402.03300 in the docstring", came)
+
+
+def check_structure(case: Case) -> None:
+    """Scores are one row a rollout, losses are numbers, and a learner step keeps structure, shapes and dtypes."""
+    for place, tree in (("trainable", case.trainable), ("frozen", case.frozen)):
+        named = type(tree) is dict and all(isinstance(name, str) for name in tree)
+        expect(named, "init", f"{place} to be a dict of networks by name", type(tree).__name__)
+    scores = case.score()
+    for name, value in scores.items():
+        expect(value.shape[:1] == (len(case.rollouts.group),), "score", f"{name}: one row a rollout", f"{value.shape}")
+    loss, _ = case.learn(case.rollouts, scores)
+    expect(loss.weight.shape == (), "loss", "weight: a number", f"shape {loss.weight.shape}")
+    for name, pair in loss.metrics.items():
+        shapes = [part.shape for part in pair]
+        expect(shapes == [(), ()], "loss", f"{name}: a pair of numbers, sum and weight", f"shapes {shapes}")
+    acting = case.algorithm.acting(case.trainable, case.frozen)
+    expect_alike("acting", "parameters like the policy's", acting, case.policy)
+    expect(case.algorithm.group_size >= 1, "maker", "a group_size of at least 1", str(case.algorithm.group_size))
+    before, *later = case.learned.states
+    for state in later:
+        expect_alike("init", "trainable as init made it", state.trainable, before.trainable)
+        expect_alike("init", "frozen as init made it", state.frozen, before.frozen)
+
+
+def check_finite(case: Case) -> None:
+    """Scores, loss and gradient are finite, and the gradient is not zero."""
+    scores = case.score()
+    expect_finite("score", scores, "from score")
+    loss, gradient = case.learn(case.rollouts, scores)
+    expect_finite("loss", loss, "from loss")
+    expect_finite("loss", gradient, "in the gradient")
+    moved = any(bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradient))
+    expect(moved, "loss", "a gradient", "zeros everywhere")
+
+
+def check_zero_advantage(case: Case) -> None:
+    """Zero advantage leaves the policy where it is, as long as it has not left where it started."""
+    start = case.started()
+    scores = start.score()
+    if "advantage" not in scores:
+        raise NotApplicable('score returns no "advantage"')
+    if "policy" not in start.trainable:
+        raise NotApplicable('nothing that is trained is called "policy"')
+    _, gradient = start.learn(start.rollouts, scores | {"advantage": jnp.zeros_like(scores["advantage"])})
+    still = jax.tree.map(jnp.zeros_like, gradient["policy"])
+    expect_close("loss", "no gradient without advantage", gradient["policy"], still, rtol=0, atol=1e-6)
+
+
+def check_masking(case: Case) -> None:
+    """What stands where the mask is False, and after the last chosen token, changes nothing."""
+    rollouts, scores = case.rollouts, case.score()
+    after = np.arange(rollouts.mask.shape[1]) > last_chosen(rollouts)
+    seen = {name: np.where(rollouts.mask, x, 0) for name, x in scores.items() if x.shape == rollouts.mask.shape}
+    wanted = case.learn(rollouts, scores)
+    for garbage in (np.nan, np.inf, -1e30, 7.0):
+
+        def spoil(x: Array, value: float = garbage) -> Any:
+            per_token = x.shape == rollouts.mask.shape and np.issubdtype(x.dtype, np.floating)
+            return np.where(rollouts.mask, x, value).astype(x.dtype) if per_token else x
+
+        spoiled = rollouts._replace(
+            logp=spoil(rollouts.logp),
+            reward=spoil(rollouts.reward),
+            tokens=np.where(after, 3, rollouts.tokens).astype(np.int32),
+        )
+        what = f"the same with {garbage} where the mask is False"
+        again = case.score(spoiled)
+        masked = {name: np.where(rollouts.mask, again[name], 0) for name in seen}
+        expect_close("score", f"scores, {what}", masked, seen, **TOLERANCE)
+        loss, gradient = case.learn(spoiled, jax.tree.map(spoil, scores))
+        expect_close("loss", f"loss, {what}", loss, wanted[0], **TOLERANCE)
+        expect_close("loss", f"gradient, {what}", gradient, wanted[1], **TOLERANCE)
+
+
+def check_absent_rows(case: Case) -> None:
+    """Rows that did not happen change nothing: without them, scores, loss and gradient are the same."""
+    half = len(case.rollouts.group) // 2
+    present = (jnp.arange(len(case.rollouts.group)) < half)[:, None]
+    rollouts = case.rollouts._replace(
+        mask=case.rollouts.mask & present, reward=jnp.where(present, case.rollouts.reward, 5.0)
+    )
+    # Groups are numbered below the number of rows; those of the first half still are.
+    fewer = jax.tree.map(lambda x: x[:half], case.rollouts)
+    scores, fewer_scores = case.score(rollouts), case.score(fewer)
+    kept = {name: x[:half] for name, x in scores.items()}
+    expect_close("score", "scores, the same without rows that did not happen", kept, fewer_scores, **TOLERANCE)
+    loss, gradient = case.learn(rollouts, scores)
+    without = case.learn(fewer, fewer_scores)
+    expect_close("loss", "loss, the same without rows that did not happen", loss, without[0], **TOLERANCE)
+    expect_close("loss", "gradient, the same without rows that did not happen", gradient, without[1], **TOLERANCE)
+
+
+def check_nothing_happened(case: Case) -> None:
+    """A batch in which no row happened has weight 0 and a finite, zero gradient."""
+    nothing = case.rollouts._replace(mask=jnp.zeros_like(case.rollouts.mask))
+    loss, gradient = case.learn(nothing, case.score(nothing))
+    expect(loss.weight == 0, "loss", "weight 0 where nothing happened", f"{loss.weight:g}")
+    still = jax.tree.map(jnp.zeros_like, gradient)
+    expect_close("loss", "no gradient where nothing happened", gradient, still, rtol=0, atol=0)
+
+
+def check_halves(case: Case) -> None:
+    """The loss of two halves adds up to the loss of the whole: totals, weights and metrics."""
+    scores = case.score()
+    whole, _ = case.learn(case.rollouts, scores)
+    half = len(case.rollouts.group) // 2
+    parts = [
+        case.learn(*jax.tree.map(lambda x, rows=rows: x[rows], (case.rollouts, scores)))[0]
+        for rows in (slice(half), slice(half, None))
+    ]
+    expect_close("loss", "two halves adding up to the whole", jax.tree.map(jnp.add, *parts), whole, **TOLERANCE)
+
+
+def check_no_recompilation(case: Case) -> None:
+    """A second learner step, with other numbers of the same shapes, compiles nothing."""
+    learner = case.learned.learner
+    for about, program in (("score", learner.score), ("loss", learner.update)):
+        expect(program.compilations == 1, about, "one compilation in two steps", f"{program.compilations}")
+
+
+def check_accounting(case: Case) -> None:
+    """The ledger can count it: every operation, by the name of its network, and the bytes of each."""
+    _, account, (state, *_) = case.learned
+    both = sorted(case.trainable.keys() & case.frozen.keys())
+    expect(not both, "init", "other names in frozen than in trainable, for costs apart", ", ".join(both))
+    expect(SHARED not in network_bytes(state), "init", f"no network called {SHARED!r}: costs of none are", SHARED)
+    expect({"score", "update"} == set(account.temporaries), "loss", "memory of both programs", f"{account.temporaries}")
+    expect(not account.untold, "loss", "operations that can be counted", ", ".join(sorted(account.untold)))
+    counted = {name for (phase, name), operations in account.take().flops.items() if phase in COMPUTING and operations}
+    missing = sorted(used_networks(case) - counted)
+    expect(not missing, "loss", "operations of each network under its own name", f"none of {', '.join(missing)}")
+
+
+def used_networks(case: Case) -> set[str]:
+    """Names of the networks that score or loss read."""
+    calls = (
+        (case.algorithm.score, (case.trainable, case.frozen, case.rollouts, jnp.int32(1))),
+        (case.algorithm.loss, (case.trainable, case.frozen, case.rollouts, case.score())),
+    )
+    used: set[str] = set()
+    for function, arguments in calls:
+        jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+        read = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
+        names = networks_of(arguments, (0, 1))
+        used |= {name for name, variable in zip(names, jaxpr.invars, strict=True) if name and id(variable) in read}
+    return used
+
+
+FUNCTION_RULES: dict[str, Rule] = {
+    "docstring": Rule(check_docstring, "maker"),
+    "structure": Rule(check_structure, "loss"),
+    "finite": Rule(check_finite, "loss"),
+    "masking": Rule(check_masking, "loss"),
+    "absent rows": Rule(check_absent_rows, "loss"),
+    "nothing happened": Rule(check_nothing_happened, "loss"),
+    "halves": Rule(check_halves, "loss"),
+    "zero advantage": Rule(check_zero_advantage, "loss"),
+    "no recompilation": Rule(check_no_recompilation, "loss"),
+    "accounting": Rule(check_accounting, "loss"),
+}

@@ -1,0 +1,57 @@
+"""From the words of a command line to what is checked: plugins by the names that Hydra knows them under."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
+
+from ..discovery import find_plugins, split
+from ..help import CONFIG
+from ..plugins import build, plain, read
+from ..types import Task
+from ..verifying.verifier import Verifier, Verifying
+from .case import Case, algorithm_case
+
+SMALL = ("model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16")  # as long as nobody asks for more
+
+
+def algorithm_of(*words: str) -> Case:
+    """The algorithm that the words choose, on a small model, ready to be checked.
+
+    Args:
+      words: Hydra's, as those of `rlbench`: overrides, and `--config-dir` with a folder.
+
+    Raises:
+      ConfigError, HydraException: there is no such config, or no algorithm can be made of it.
+    """
+    config = composed(SMALL + words)
+    model = build(config["model"], "model", build(config["tokenizer"], "tokenizer"))
+    return algorithm_case(build(config["algo"], "algo", model), model, get_object(config["algo"]["_target_"]))
+
+
+@contextlib.contextmanager
+def task_of(*words: str) -> Iterator[tuple[Task, Verifier]]:
+    """The task that the words choose, and what judges its replies; arguments and errors as of `algorithm_of`."""
+    config = composed(words)
+    task = build(config["task"], "task")
+    build(config["tokenizer"], "tokenizer").encode("".join(sorted(task.bounds.alphabet)))
+    verifier = Verifier(read(Verifying, config["verifier"], "verifier"))
+    with contextlib.closing(verifier):
+        yield task, verifier
+
+
+def options(group: str, words: Sequence[str] = ()) -> list[str]:
+    """Every option of a config group, those of installed packages and of the words' folders among them."""
+    find_plugins(words)
+    with initialize_config_module(CONFIG, version_base="1.3"):
+        return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+def composed(words: Sequence[str]) -> dict[str, Any]:
+    """The config of a command line, as dicts and lists."""
+    find_plugins(words)
+    with initialize_config_module(CONFIG, version_base="1.3"):
+        return plain(compose("config", split(words)[1]))

@@ -1,0 +1,147 @@
+"""What a task has to hold: each check takes the task and what judges its replies, and raises where it breaks."""
+
+import pickle
+import re
+import subprocess
+import sys
+from inspect import getdoc
+from typing import Any
+
+from ..types import Problem, Status, Step, Task
+from ..verifying.verifier import Verifier
+from .outcome import Rule, expect
+
+SPLITS = ("train", "heldout")
+SAMPLE = (*range(97), 1 << 32, (7 << 32) + 1, 1 << 40)  # a run's own problems are numbered from its seed << 32
+MANY = 500
+GARBAGE = ("", "?", "0" * 40, " ", "\n", "the answer", "None", "1e9")
+JUDGED = re.compile(r"\b(reward|pays|paid|judged|score[sd]?|points?|earns?)\b", re.IGNORECASE)
+
+# Reads a pickled task and numbers of problems, and says what they ask: as another process sees them.
+ELSEWHERE = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+task, seeds, splits = pickle.load(sys.stdin.buffer)
+problems = [task.problem(seed, split) for split in splits for seed in seeds]
+sys.stdout.buffer.write(pickle.dumps([(problem.prompt, task.gold(problem.state)) for problem in problems]))
+"""
+
+
+def check_docstring(task: Task, verifier: Verifier) -> None:
+    """Its docstring, or its file's, says what is asked and how it is judged."""
+    texts = [getdoc(type(task)) or "", getattr(sys.modules[type(task).__module__], "__doc__", None) or ""]
+    expect(any(texts), "maker", "a docstring of the task or of its file", "none")
+    said = JUDGED.search(" ".join(texts))
+    expect(said, "maker", "a docstring that says how a reply is judged", repr(max(texts, key=len).partition("\n")[0]))
+
+
+def check_gold(task: Task, verifier: Verifier) -> None:
+    """Its own gold replies earn full reward, which is 1."""
+    for split in SPLITS:
+        for seed, step in zip(SAMPLE, verifier.play(task, states_of(task, split)), strict=True):
+            full = abs(step.reward - 1) < 1e-6 and step.status == Status.PASSED
+            expect(full, "gold", f"reward 1 and {Status.PASSED} for gold of {split} {seed}", described(step))
+
+
+def check_garbage(task: Task, verifier: Verifier) -> None:
+    """Replies that answer nothing earn less than full reward, and break nothing."""
+    for reply in GARBAGE:
+        for seed, step in zip(SAMPLE, verifier.play(task, states_of(task, "train"), reply), strict=True):
+            fine = step.reward < 1 and step.status != Status.INFRASTRUCTURE
+            expect(fine, "step", f"less than reward 1 for {reply!r} to train {seed}", described(step))
+
+
+def check_determinism(task: Task, verifier: Verifier) -> None:
+    """The same seed is the same problem, in another process too, and the same reply earns the same."""
+    ours = asked(task)
+    expect(asked(task) == ours, "problem", "the same problem for the same seed", "another at the second call")
+    given = pickle.dumps(sys.path) + pickle.dumps((task, SAMPLE, SPLITS))
+    run = subprocess.run([sys.executable, "-c", ELSEWHERE], input=given, capture_output=True)
+    expect(run.returncode == 0, "problem", "the same problems in another process", last_line(run.stderr))
+    for here, there in zip(ours, pickle.loads(run.stdout), strict=True):
+        expect(here == there, "problem", f"{here} in another process", f"{there}: does it hash a text or order a set?")
+    for reply in (None, "?"):
+        first, second = (verifier.play(task, states_of(task, "train"), reply) for _ in range(2))
+        for seed, one, other in zip(SAMPLE, first, second, strict=True):
+            same = (one.reward, one.status) == (other.reward, other.status)
+            expect(same, "step", f"{described(one)} again for train {seed}", described(other))
+
+
+def asked(task: Task) -> list[tuple[str, str]]:
+    """Prompts and first gold replies of the sample."""
+    problems = [task.problem(seed, split) for split in SPLITS for seed in SAMPLE]
+    return [(problem.prompt, task.gold(problem.state)) for problem in problems]
+
+
+def last_line(stderr: bytes) -> str:
+    return (stderr.decode(errors="replace").strip().splitlines() or ["no word"])[-1]
+
+
+def check_picklable(task: Task, verifier: Verifier) -> None:
+    """The task and a problem's state survive pickling: gold replies to the copies earn full reward."""
+    twin: Task = copied("maker", task)
+    states = [copied("problem", task.problem(seed, "train")).state for seed in SAMPLE]
+    for seed, step in zip(SAMPLE, verifier.play(twin, states), strict=True):
+        expect(step.status == Status.PASSED, "problem", f"gold of train {seed}, pickled, to pass", described(step))
+
+
+def copied(about: str, value: Any) -> Any:
+    """The value, pickled and back."""
+    try:
+        return pickle.loads(pickle.dumps(value))
+    except Exception as error:
+        what = "a state" if isinstance(value, Problem) else "a task"
+        expect(False, about, f"{what} that can be pickled", f"{type(error).__name__}: {error}")
+
+
+def check_splits(task: Task, verifier: Verifier) -> None:
+    """No training problem is held out, among those drawn."""
+    train, heldout = ({task.problem(seed, split).prompt for seed in range(MANY)} for split in SPLITS)
+    both = sorted(train & heldout)
+    expect(not both, "problem", f"no problem in both splits, of {MANY} each", f"{len(both)}, such as {both[:1]}")
+
+
+def check_bounds(task: Task, verifier: Verifier) -> None:
+    """Prompts, gold replies and observations stay within the lengths and the alphabet that the task declares."""
+    bounds = task.bounds
+
+    def within(text: str, most: int, what: str) -> None:
+        expect(0 < len(text) <= most, "bounds", f"{what} of 1 to {most} characters", f"{len(text)}: {text!r}")
+        strange = "".join(sorted(set(text) - bounds.alphabet))
+        expect(not strange, "bounds", f"{what} in the alphabet that bounds declare", f"{strange!r} in {text!r}")
+
+    for split in SPLITS:
+        going = [task.problem(seed, split) for seed in SAMPLE]
+        for problem in going:
+            within(problem.prompt, bounds.prompt, "a prompt")
+        states = [problem.state for problem in going]
+        for turn in range(bounds.turns):
+            said = [(state, task.gold(state)) for state in states]
+            for _, reply in said:
+                within(reply, bounds.reply, "a gold reply")
+            steps, _ = verifier.judge(task, said)
+            questions = [(step.state, step.asks) for step in steps if step.asks is not None]
+            over = not questions or turn + 1 < bounds.turns
+            expect(over, "bounds", f"gold replies that end it in {bounds.turns} turns", "another question")
+            for _, asks in questions:
+                within(asks, bounds.observation, "an observation")
+            states = [state for state, _ in questions]
+
+
+def states_of(task: Task, split: str) -> list[Any]:
+    return [task.problem(seed, split).state for seed in SAMPLE]
+
+
+def described(step: Step) -> str:
+    return f"{step.reward:g} ({', '.join(filter(None, (step.status, step.detail)))})"
+
+
+TASK_CHECKS: dict[str, Rule] = {
+    "docstring": Rule(check_docstring, "maker"),
+    "gold": Rule(check_gold, "gold"),
+    "garbage": Rule(check_garbage, "step"),
+    "determinism": Rule(check_determinism, "problem"),
+    "picklable": Rule(check_picklable, "problem"),
+    "splits": Rule(check_splits, "problem"),
+    "bounds": Rule(check_bounds, "bounds"),
+}

@@ -8,9 +8,11 @@ from rlbench.acting.generate import Sampling
 from rlbench.acting.rollout import Actor, Space
 from rlbench.models.tokenizers import Characters
 from rlbench.models.transformer import transformer
+from rlbench.testing import options
 from rlbench.types import Bounds, Model, Problem, Rollouts, Status, Step
 from rlbench.verifying.verifier import Verifier, Verifying
 
+SHELF = [name for name in options("algo") if not name.endswith(("_trl", "_verl"))]  # presets are of functions in it
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")
 VERIFIER = Verifier(

@@ -12,8 +12,7 @@ from rlbench.accounting.peaks import Impossible, Peak
 from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
 from rlbench.types import Status, Step
-from tests.contract.test_contract import options
-from tests.fakes import as_numpy
+from tests.fakes import SHELF, as_numpy
 
 
 def ledger_of(plan, folder) -> dict:
@@ -73,7 +72,7 @@ class Alternating:
 
 
 @pytest.mark.parametrize("runner", ["sync", "async"])
-@pytest.mark.parametrize("algo", options("algo"))
+@pytest.mark.parametrize("algo", SHELF)
 def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, algo, runner):
     plan = plan_of(algo, f"runner={runner}", "batch.minibatches=2", "batch.epochs=2")
     ledger = ledger_of(plan._replace(task=Alternating(plan.task)), tmp_path)

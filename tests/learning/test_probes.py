@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from rlbench.experiment import Experiment
 from rlbench.models.likelihood import token_logp, token_value
 from rlbench.plan import make_plan
-from tests.contract.test_contract import options
+from tests.fakes import SHELF
 
 SETTINGS = [
     "tokenizer.alphabet=\"ab=\"", "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=32",
@@ -31,7 +31,7 @@ def train(tmp_path, cache, algo: str, probe: str, *words: str) -> tuple[Experime
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("algo", options("algo"))
+@pytest.mark.parametrize("algo", SHELF)
 @pytest.mark.parametrize("probe", ["DelayedReward", "RewardOfThePrompt"])
 def test_it_is_solved(tmp_path, cache, algo, probe, seed):
     _, (before, after) = train(tmp_path, cache, algo, probe, "steps=60", f"seed={seed}")
@@ -40,16 +40,21 @@ def test_it_is_solved(tmp_path, cache, algo, probe, seed):
     assert after > 0.95
 
 
-@pytest.mark.parametrize("algo", options("algo"))
+@pytest.mark.parametrize("algo", SHELF)
 def test_a_constant_reward_teaches_nothing(tmp_path, cache, algo):
-    """With a baseline that knows the reward, the policy stays; a critic's error is noise that leads nowhere."""
-    experiment, _ = train(tmp_path, cache, algo, "ConstantReward", "steps=30")
+    """With a baseline that knows the reward, the policy stays.
+
+    A critic's error, and the imitation of one's own replies, are noise that leads nowhere. A divergence that comes off
+    the reward is one of rounding at the start, which an optimizer that divides by a gradient's size makes large.
+    """
+    rewarded = algo in ("reinforce_plus_plus", "rloo")
+    experiment, _ = train(tmp_path, cache, algo, "ConstantReward", "steps=30", *["algo.kl_coef=0"] * rewarded)
     batch, _ = experiment._act(0)
     rollouts = jax.tree.map(jnp.asarray, batch.rollouts)
     policy = experiment.state.trainable["policy"]
     start = experiment.plan.model.init(jax.random.split(jax.random.key(experiment.plan.warm_start.seed))[0])
     logp = np.asarray(token_logp(experiment.plan.model, policy, rollouts))[batch.rollouts.mask]
-    if "critic" in experiment.state.trainable:
+    if "critic" in experiment.state.trainable or algo == "expert_iteration":
         # At the start each of four tokens has a fourth.
         assert -2.5 < logp.mean() < -0.5
     else:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from rlbench.learning.objectives import MeanOver, masked_sum
+from rlbench.learning.objectives import Clip, MeanOver, masked_sum
 from rlbench.models.likelihood import token_logp
 from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
 
@@ -13,7 +13,7 @@ def async_grpo(
     model: Model,
     *,
     group_size: Count,
-    clip: Positive,
+    clip: Clip,
     kl_coef: NonNegative,
     epsilon: NonNegative,
     mean_over: MeanOver,

@@ -1,26 +1,27 @@
 """CISPO: the clip bounds a token's weight and never silences its gradient."""
 
-from rlbench.learning.objectives import clipped_weight, token_mean
+from rlbench.learning.objectives import Clip, MeanOver, clipped_weight
 from rlbench.models.likelihood import token_logp
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.types import Algorithm, Count, Model, NonNegative
 
 from .grpo import grpo
 
 
-def cispo(
-    model: Model, *, group_size: Count, clip_low: Positive, clip_high: Positive, epsilon: NonNegative
-) -> Algorithm:
+def cispo(model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative, mean_over: MeanOver) -> Algorithm:
     """Clipped Importance Sampling Policy Optimization (arXiv:2506.13585, section 3.1).
 
     REINFORCE, each token weighed by its clipped ratio to the sampling policy, which no gradient goes
-    through; the mean over the tokens of the batch. As in the paper, no divergence from a reference; a
-    clip_low of 1 is no lower bound.
+    through. As in the paper, no divergence from a reference.
+
+    Args:
+      clip: a `low` of 1 is no lower bound.
+      mean_over: "tokens" of the batch, as in the paper; or another of GRPO's.
     """
-    base = grpo(model, group_size=group_size, clip=clip_high, kl_coef=0.0, epsilon=epsilon, mean_over=token_mean)
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=mean_over)
 
     def loss(trainable, frozen, rollouts, scores):
         logp = token_logp(model, trainable["policy"], rollouts)
-        weight, clipped = clipped_weight(logp - rollouts.logp, clip_low, clip_high)
-        return token_mean(-weight * scores["advantage"] * logp, rollouts, {"clip_fraction": clipped})
+        weight, clipped = clipped_weight(logp - rollouts.logp, clip)
+        return mean_over(-weight * scores["advantage"] * logp, rollouts, {"clip_fraction": clipped})
 
     return base._replace(loss=loss)

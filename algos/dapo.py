@@ -3,22 +3,14 @@
 import jax.numpy as jnp
 
 from rlbench.learning.estimators import group_varies
-from rlbench.learning.objectives import clipped_surrogate, token_mean
-from rlbench.models.likelihood import token_logp
-from rlbench.types import Algorithm, ConfigError, Count, Model, NonNegative, Positive, Rollouts
+from rlbench.learning.objectives import Clip, token_mean
+from rlbench.types import Algorithm, ConfigError, Count, Model, NonNegative, Rollouts
 
 from .grpo import grpo
 
 
 def dapo(
-    model: Model,
-    *,
-    group_size: Count,
-    clip_low: Positive,
-    clip_high: Positive,
-    epsilon: NonNegative,
-    overlong_from: Count,
-    overlong_to: Count,
+    model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative, overlong_from: Count, overlong_to: Count
 ) -> Algorithm:
     """Decoupled Clip and Dynamic Sampling Policy Optimization (arXiv:2503.14476, section 3).
 
@@ -27,22 +19,18 @@ def dapo(
     length is.
 
     Args:
+      clip: the paper's is wider above 1 than below.
       overlong_from: tokens of a rollout from which its reward falls.
       overlong_to: tokens at which it has fallen by 1.
     """
     if overlong_to <= overlong_from:
         raise ConfigError("overlong_to", overlong_to, f"over overlong_from = {overlong_from}")
-    base = grpo(model, group_size=group_size, clip=clip_high, kl_coef=0.0, epsilon=epsilon, mean_over=token_mean)
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=token_mean)
 
     def score(trainable, frozen, rollouts, version):
         return base.score(trainable, frozen, overlong_shaped(rollouts, overlong_from, overlong_to), version)
 
-    def loss(trainable, frozen, rollouts, scores):
-        logp = token_logp(model, trainable["policy"], rollouts)
-        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip_low, clip_high)
-        return token_mean(-gain, rollouts, {"clip_fraction": clipped})
-
-    return base._replace(score=score, loss=loss, keep=group_varies)
+    return base._replace(score=score, keep=group_varies)
 
 
 def overlong_shaped(rollouts: Rollouts, start: int, end: int) -> Rollouts:

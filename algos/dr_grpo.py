@@ -3,13 +3,13 @@
 from functools import partial
 
 from rlbench.learning.estimators import group_centred, over_tokens
-from rlbench.learning.objectives import sequence_sum
+from rlbench.learning.objectives import Clip, sequence_sum
 from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
 
 from .grpo import grpo
 
 
-def dr_grpo(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, length: Positive) -> Algorithm:
+def dr_grpo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, length: Positive) -> Algorithm:
     """GRPO Done Right (arXiv:2503.20783, section 3.2).
 
     Departure: none in the objective; the paper's KL coefficient is 0, and so is the shipped one.

@@ -1,13 +1,13 @@
 """GRPO: no critic. What was expected of a reply is the mean of its group, attempts at the same problem."""
 
 from rlbench.learning.estimators import group_zscore, k3
-from rlbench.learning.objectives import MeanOver, clipped_surrogate
+from rlbench.learning.objectives import Clip, MeanOver, clipped_surrogate
 from rlbench.models.likelihood import token_logp
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.types import Algorithm, Count, Model, NonNegative
 
 
 def grpo(
-    model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, epsilon: NonNegative, mean_over: MeanOver
+    model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, epsilon: NonNegative, mean_over: MeanOver
 ) -> Algorithm:
     """Group Relative Policy Optimization (arXiv:2402.03300, section 4.1), outcome supervision.
 
@@ -17,7 +17,7 @@ def grpo(
 
     Args:
       mean_over: "sequences", the mean over replies of each one's mean over its tokens, as in the paper;
-        or "tokens" of the batch.
+        "tokens" of the batch; or "sums", the mean over replies of their sums.
     """
 
     def init(key, policy):
@@ -31,7 +31,7 @@ def grpo(
 
     def loss(trainable, frozen, rollouts, scores):
         logp = token_logp(model, trainable["policy"], rollouts)
-        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip, clip)
+        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip)
         if not kl_coef:
             return mean_over(-gain, rollouts, {"clip_fraction": clipped})
         kl = k3(logp, scores["ref_logp"])

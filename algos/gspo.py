@@ -1,26 +1,24 @@
 """GSPO: GRPO whose ratio, and so whose clip, is a whole reply's."""
 
-from rlbench.learning.objectives import clipped_surrogate, sequence_log_ratio, sequence_mean
+from rlbench.learning.objectives import Clip, clipped_surrogate, sequence_log_ratio, sequence_mean
 from rlbench.models.likelihood import token_logp
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.types import Algorithm, Count, Model, NonNegative
 
 from .grpo import grpo
 
 
-def gspo(
-    model: Model, *, group_size: Count, clip_low: Positive, clip_high: Positive, epsilon: NonNegative
-) -> Algorithm:
+def gspo(model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative) -> Algorithm:
     """Group Sequence Policy Optimization (arXiv:2507.18071, sections 4.1 and 4.3).
 
     The ratio is the geometric mean of the tokens' ratios, so the clip is far narrower than PPO's. In its
     GSPO-token form, whose gradient is also right where tokens of a reply have different advantages.
     As in the paper, no divergence from a reference.
     """
-    base = grpo(model, group_size=group_size, clip=clip_high, kl_coef=0.0, epsilon=epsilon, mean_over=sequence_mean)
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=sequence_mean)
 
     def loss(trainable, frozen, rollouts, scores):
         log_ratio = sequence_log_ratio(token_logp(model, trainable["policy"], rollouts), rollouts)
-        gain, clipped = clipped_surrogate(log_ratio, scores["advantage"], clip_low, clip_high)
+        gain, clipped = clipped_surrogate(log_ratio, scores["advantage"], clip)
         return sequence_mean(-gain, rollouts, {"clip_fraction": clipped})
 
     return base._replace(loss=loss)

@@ -1,13 +1,13 @@
 """MaxRL: GRPO that divides by the group's success rate instead of its deviation, so that rare successes count more."""
 
 from rlbench.learning.estimators import group_likelihood
-from rlbench.learning.objectives import MeanOver
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.learning.objectives import Clip, MeanOver
+from rlbench.types import Algorithm, Count, Model, NonNegative
 
 from .grpo import grpo
 
 
-def maxrl(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, mean_over: MeanOver) -> Algorithm:
+def maxrl(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, mean_over: MeanOver) -> Algorithm:
     """Maximum Likelihood Reinforcement Learning (arXiv:2602.02710).
 
     Expected reward is the first term of the log-likelihood of success; dividing by the mean reward

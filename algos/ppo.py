@@ -1,7 +1,7 @@
 """PPO: a critic says what was expected of every token; the policy moves towards what went better."""
 
 from rlbench.learning.estimators import gae, whiten
-from rlbench.learning.objectives import clipped_surrogate, clipped_value_error, token_mean
+from rlbench.learning.objectives import Clip, clipped_surrogate, clipped_value_error, token_mean
 from rlbench.models.likelihood import token_logp, token_value
 from rlbench.models.transformer import graft
 from rlbench.types import Algorithm, Count, Fraction, Model, NonNegative, Positive
@@ -14,7 +14,7 @@ def ppo(
     critic: dict[str, Count],
     gamma: Fraction,
     lam: Fraction,
-    clip: Positive,
+    clip: Clip,
     value_clip: Positive,
     value_coef: NonNegative,
 ) -> Algorithm:
@@ -43,7 +43,7 @@ def ppo(
 
     def loss(trainable, frozen, rollouts, scores):
         logp = token_logp(model, trainable["policy"], rollouts)
-        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip, clip)
+        gain, clipped = clipped_surrogate(logp - rollouts.logp, scores["advantage"], clip)
         value = token_value(critic_model, trainable["critic"], rollouts)
         error = clipped_value_error(value, scores["value"], scores["return"], value_clip)
         return token_mean(value_coef * error - gain, rollouts, {"value_error": error, "clip_fraction": clipped})

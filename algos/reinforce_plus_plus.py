@@ -1,15 +1,15 @@
 """REINFORCE++: no critic and no group. The baseline is the whole batch."""
 
 from rlbench.learning.estimators import penalised, returns, whiten
-from rlbench.learning.objectives import token_mean
+from rlbench.learning.objectives import Clip, token_mean
 from rlbench.models.likelihood import token_logp
-from rlbench.types import Algorithm, Count, Fraction, Model, NonNegative, Positive
+from rlbench.types import Algorithm, Count, Fraction, Model, NonNegative
 
 from .grpo import grpo
 
 
 def reinforce_plus_plus(
-    model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative, gamma: Fraction
+    model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, gamma: Fraction
 ) -> Algorithm:
     """REINFORCE++ (arXiv:2501.03262, section 3).
 

@@ -1,13 +1,13 @@
 """REINFORCE++ with a baseline: the group says what was expected, the whole batch how much that varies."""
 
 from rlbench.learning.estimators import group_centred, over_tokens, whiten
-from rlbench.learning.objectives import token_mean
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.learning.objectives import Clip, token_mean
+from rlbench.types import Algorithm, Count, Model, NonNegative
 
 from .grpo import grpo
 
 
-def reinforce_plus_plus_baseline(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative) -> Algorithm:
+def reinforce_plus_plus_baseline(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative) -> Algorithm:
     """REINFORCE++ for groups (arXiv:2501.03262, section 3).
 
     Rewards less their group's mean, whitened over the tokens of the batch (unbiased variance, as in

@@ -1,14 +1,14 @@
 """RLOO: a reply is one action, and what was expected of it is what the others of its group earned."""
 
 from rlbench.learning.estimators import leave_one_out, penalised
-from rlbench.learning.objectives import sequence_sum
+from rlbench.learning.objectives import Clip, sequence_sum
 from rlbench.models.likelihood import token_logp
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.types import Algorithm, Count, Model, NonNegative
 
 from .grpo import grpo
 
 
-def rloo(model: Model, *, group_size: Count, clip: Positive, kl_coef: NonNegative) -> Algorithm:
+def rloo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative) -> Algorithm:
     """REINFORCE Leave-One-Out (arXiv:2402.14740, section 3).
 
     A reply is one action: its tokens' gradients are added, not averaged, and its divergence from the

@@ -39,20 +39,24 @@ class Kind(NamedTuple):
     code: str  # names x once
 
 
-KINDS = (
+ARITHMETIC = (
     Kind(int, int, "add #", "x+#"),
     Kind(int, int, "subtract #", "x-#"),
     Kind(int, int, "times #", "x*#"),
     Kind(int, int, "divide by #", "x//#"),
     Kind(int, int, "modulo #", "x%#"),
     Kind(int, int, "# minus it", "#-x"),
-    Kind(int, int, "at least #", "max(x,#)"),
-    Kind(int, int, "at most #", "min(x,#)"),
     Kind(int, int, "negate", "-x"),
     Kind(int, int, "absolute", "abs(x)"),
     Kind(int, int, "square", "x**2"),
+)
+COMPARISONS = (
+    Kind(int, int, "at least #", "max(x,#)"),
+    Kind(int, int, "at most #", "min(x,#)"),
     Kind(int, bool, "over #", "x>#"),
     Kind(int, bool, "even", "x%2==0"),
+)
+TEXT = (
     Kind(str, str, "reverse", "x[::-1]"),
     Kind(str, str, "upper case", "x.upper()"),
     Kind(str, str, "first #", "x[:#]"),
@@ -63,6 +67,8 @@ KINDS = (
     Kind(str, int, "length", "len(x)"),
     Kind(str, int, "count ?", "x.count('?')"),
     Kind(str, bool, "has ?", "'?' in x"),
+)
+LISTS = (
     Kind(list, list, "reverse", "x[::-1]"),
     Kind(list, list, "sort", "sorted(x)"),
     Kind(list, list, "first #", "x[:#]"),
@@ -74,9 +80,14 @@ KINDS = (
     Kind(list, int, "largest", "max(x)"),
     Kind(list, bool, "has #", "# in x"),
 )
+KINDS = (*ARITHMETIC, *COMPARISONS, *TEXT, *LISTS)
 
-# Types that a pipeline may begin with, and how many operations it has.
-LEVELS: dict[int, tuple[tuple[type, ...], int]] = {1: ((int,), 2), 2: ((int, str), 3), 3: ((int, str, list), 4)}
+# What the operations of a pipeline are chosen from, and how many it has.
+LEVELS: dict[int, tuple[tuple[Kind, ...], int]] = {
+    1: (ARITHMETIC, 2),
+    2: ((*ARITHMETIC, *COMPARISONS, *TEXT), 3),
+    3: (KINDS, 4),
+}
 
 
 class Operation(NamedTuple):
@@ -120,7 +131,7 @@ class Code:
     A hash of what a function does says which split it is in: none that is held out is trained on in other words.
 
     Args:
-      level: 1 is two operations on integers; 2, three on integers and text; 3, four on lists too.
+      level: 1 is two operations of arithmetic; 2, three, with comparisons and text; 3, four, on lists too.
       words: whether the problem is told in words.
       examples: how many inputs are shown with their outputs.
       answer: whether a reply is an expression, or the body of a function.
@@ -132,9 +143,9 @@ class Code:
             raise ConfigError("examples", examples, f"at least {FEWEST}, where words are not shown")
         if examples + tests > POOL // 2:
             raise ConfigError("tests", tests, f"with examples at most {POOL // 2}")
-        self.starts, self.length = LEVELS[level]
+        self.kinds, self.length = LEVELS[level]
+        self.starts = list(dict.fromkeys(kind.takes for kind in self.kinds))
         self.words, self.examples, self.answer, self.tests = words, examples, answer, tests
-        self.kinds = [kind for kind in KINDS if kind.takes in self.starts]
         longest = max(len(kind.words) for kind in self.kinds)
         code = max(len(kind.code) for kind in self.kinds)
         each = len("x=\n") + code if answer == "body" else len("()") + code - len("x")

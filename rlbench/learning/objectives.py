@@ -1,33 +1,45 @@
 """Objectives: what is maximised at a token, and how tokens add up to a Loss."""
 
+import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticKnownError
 
-from ..types import Array, Loss, Rollouts
+from ..types import Array, Loss, Positive, Rollouts
 from .estimators import happened
 
 
-def clipped_surrogate(log_ratio: Array, advantage: Array, low: float, high: float) -> tuple[Array, Array]:
+class ClipRange(NamedTuple):
+    """How far a ratio of two policies may leave 1."""
+
+    low: Positive  # below 1
+    high: Positive  # above 1
+    dual: Annotated[float, Field(gt=1)] = math.inf  # what a ratio counts at most; over 1 + high
+
+
+def clipped_surrogate(log_ratio: Array, advantage: Array, clip: ClipRange) -> tuple[Array, Array]:
     """PPO's objective (arXiv:1707.06347, equation 7) and where its clip binds, both [B, T].
 
-    min(ratio A, clip(ratio, 1 - low, 1 + high) A).
+    min(ratio A, clip(ratio, 1 - low, 1 + high) A). A ratio over `dual` counts as `dual`. As that is over
+    1 + high, it tells where A < 0 alone: the dual clip (arXiv:1912.09729), max(..., dual A).
     """
-    ratio = jnp.exp(log_ratio)
-    free, bound = ratio * advantage, jnp.clip(ratio, 1.0 - low, 1.0 + high) * advantage
-    return jnp.minimum(free, bound), bound < free
+    ratio = jnp.exp(jnp.minimum(log_ratio, math.log(clip.dual)))
+    free, bound = ratio * advantage, jnp.clip(ratio, 1.0 - clip.low, 1.0 + clip.high) * advantage
+    beyond = (advantage < 0.0) & (log_ratio > math.log(clip.dual))
+    return jnp.minimum(free, bound), (bound < free) | beyond
 
 
-def clipped_weight(log_ratio: Array, low: float, high: float) -> tuple[Array, Array]:
-    """CISPO's weight of a token (arXiv:2506.13585, equation 5), a constant to gradients, and where its clip binds.
+def clipped_weight(log_ratio: Array, clip: ClipRange) -> tuple[Array, Array]:
+    """CISPO's weight of a token (arXiv:2506.13585, section 3.1), a constant to gradients, and where its clip binds.
 
     clip(ratio, 1 - low, 1 + high). Both [B, T].
     """
     ratio = jax.lax.stop_gradient(jnp.exp(log_ratio))
-    weight = jnp.clip(ratio, 1.0 - low, 1.0 + high)
+    weight = jnp.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)
     return weight, weight != ratio
 
 
@@ -74,7 +86,7 @@ def masked_sum(x: Array, rollouts: Rollouts) -> tuple[Array, Array]:
     return jnp.where(rollouts.mask, x, 0.0).sum(), rollouts.mask.sum().astype(jnp.float32)
 
 
-MEANS: dict[str, Callable[..., Loss]] = {"tokens": token_mean, "sequences": sequence_mean}
+MEANS: dict[str, Callable[..., Loss]] = {"tokens": token_mean, "sequences": sequence_mean, "sums": sequence_sum}
 
 
 def mean_named(name: Any) -> Any:
@@ -84,4 +96,23 @@ def mean_named(name: Any) -> Any:
     return MEANS.get(name, name) if isinstance(name, str) else name
 
 
+def same_both_ways(clip: Any) -> Any:
+    """A number as a range that is as wide below 1 as above; the keys of a range are left to whoever checks them."""
+    if isinstance(clip, int | float) and not isinstance(clip, bool):
+        if not clip > 0:
+            raise PydanticKnownError("greater_than", {"gt": 0})
+        return ClipRange(clip, clip)
+    if not isinstance(clip, dict | ClipRange):
+        raise ValueError("a number, or low and high, and dual if there is one")
+    return clip
+
+
+def dual_beyond_high(clip: ClipRange) -> ClipRange:
+    """The range, if it is one."""
+    if clip.dual <= 1.0 + clip.high:
+        raise ValueError(f"dual has to be over 1 + high = {1.0 + clip.high}")
+    return clip
+
+
 MeanOver = Annotated[Callable[..., Loss], BeforeValidator(mean_named)]  # in a config, a name of MEANS
+Clip = Annotated[ClipRange, BeforeValidator(same_both_ways), AfterValidator(dual_beyond_high)]  # a number, or its keys

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .comparing.table import show_tables
+from .discovery import find_plugins, split
 from .help import explain, print_help
 from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
 from .types import ConfigError, Diverged
@@ -54,8 +55,9 @@ def main() -> None:
     in_full = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # lets errors rise to here, where they become one line
     try:
+        find_plugins(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
-            print_help([word for word in sys.argv[1:] if not word.startswith("-")])
+            print_help([word for word in split(sys.argv[1:])[1] if not word.startswith("-")])
         else:
             hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name="config")(job)()
     except KeyboardInterrupt:

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_module
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from .discovery import PLACES, offers
 from .plugins import nearest
 
 CONFIG = "rlbench.conf"
@@ -23,6 +24,7 @@ rlbench runs a reinforcement-learning algorithm on a verifiable task, and keeps 
   rlbench -m algo=ppo,grpo seed=0,1,2                         a sweep: every combination, a process each
   rlbench -m experiment=critic_cost                           a sweep that answers a question
   rlbench algo=ppo --cfg job                                  the config, composed but not run
+  rlbench --config-dir conf algo=mine                         your own: mine.py, beside it conf/algo/mine.yaml
 
 Results go to outputs/ or multirun/, one folder a run: metrics.jsonl, summary.json, .hydra/config.yaml.
 """
@@ -30,9 +32,7 @@ Results go to outputs/ or multirun/, one folder a run: metrics.jsonl, summary.js
 
 def print_help(overrides: Sequence[str]) -> None:
     """Every group with its options and every key with its value, each with what its file says of it."""
-    root = Path(str(files(CONFIG)))
-    with initialize_config_module(CONFIG, version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
+    config = composed(overrides)
     choices = {
         key: value
         for key, value in config.hydra.runtime.choices.items()
@@ -40,19 +40,28 @@ def print_help(overrides: Sequence[str]) -> None:
     }
     print(USAGE)
     print("Groups: choose an option with group=option; * is chosen here.\n")
-    for group in [*sorted(path.name for path in root.iterdir() if any(path.glob("*.yaml"))), *SWEEPING]:
+    groups = {path.parent.name for place in PLACES for path in place.folder.glob("*/*.yaml")}
+    for group in [*sorted(groups), *SWEEPING]:
         print(f"  {group}")
-        for option in sorted((root / group).glob("*.yaml")):
-            chosen = "*" if option.stem in names(choices.get(group)) else " "
-            print(f"   {chosen} {option.stem:19} {summary_of(option)}")
+        for name in sorted({path.stem for place in PLACES for path in (place.folder / group).glob("*.yaml")}):
+            chosen = "*" if name in names(choices.get(group)) else " "
+            for path, place in offers(f"{group}/{name}.yaml").items():
+                whose = "" if place.package == CONFIG else f" [{place.name}]"
+                print(f"   {chosen} {name:19} {summary_of(path)}{whose}")
     print("\nKeys: set a value with key=value.\n")
-    comments = dict(comments_of(root / "config.yaml", ""))
+    comments = dict(comments_of("config", ""))
     for group, option in choices.items():
         for name in names(option):
             folder, _, package = group.partition("@")
-            comments |= comments_of(root / folder / f"{name}.yaml", package or folder)
+            comments |= comments_of(f"{folder}/{name}", package or folder)
     for key, value in leaves(config):
         print(f"  {key:34} {value:24} {comments.get(key, '')}".rstrip())
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The config, Hydra's own node included."""
+    with initialize_config_module(CONFIG, version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def names(choice: str | list[str] | None) -> list[str]:
@@ -68,14 +77,18 @@ def summary_of(option: Path) -> str:
     return ""
 
 
-def comments_of(path: Path, package: str) -> Iterator[tuple[str, str]]:
-    """(full key, comment) of every key of a YAML file that has a comment, those of its parent options included."""
+def comments_of(option: str, package: str) -> Iterator[tuple[str, str]]:
+    """(full key, comment) of every key of an option's file that has a comment, those of its parents included."""
+    path = next(iter(offers(f"{option}.yaml")), None)
+    if path is None:  # an option of Hydra's own
+        return
     text = path.read_text()
     if declared := re.search(r"^# @package (\S+)", text, re.MULTILINE):
         package = declared[1]
-    for parent in re.findall(r"^  - (\w+)$", text, re.MULTILINE):
-        if parent != "_self_":
-            yield from comments_of(path.with_name(f"{parent}.yaml"), package)
+    for parent in (yaml.safe_load(text) or {}).get("defaults", []):
+        if isinstance(parent, str) and parent != "_self_":
+            name = parent.partition("@")[0]
+            yield from comments_of(str(PurePosixPath("/", option).parent / name)[1:], package)
     stack = [(-1, package)]
     for line in text.splitlines():
         if match := KEY.match(line):
@@ -112,13 +125,13 @@ def explain(error: Exception, words: Sequence[str]) -> str:
     if match := re.search(r"Could not override '([^'@]+)'|Key '(\w+)' is not in struct", text):
         key = match[1] or match[2]
         value = next((word.partition("=")[2] for word in words if word.lstrip("+~").startswith(f"{key}=")), "")
-        return f"{key}={value}: no such key{nearest(key, known_keys())}"
+        return f"{key}={value}: no such key{nearest(key, known_keys(words))}"
     return text
 
 
-def known_keys() -> list[str]:
-    """Every key and group of the shipped config."""
-    with initialize_config_module(CONFIG, version_base="1.3"):
-        config = compose("config", return_hydra_config=True)
+def known_keys(words: Sequence[str]) -> list[str]:
+    """Every key and group of the config, with the options that words of the command line choose."""
+    choices = {f"{path.parent.name}={path.stem}" for place in PLACES for path in place.folder.glob("*/*.yaml")}
+    config = composed([word for word in words if word in choices])
     groups = [key for key in config.hydra.runtime.choices if not key.startswith("hydra/")]
     return [key for key, _ in leaves(config)] + groups

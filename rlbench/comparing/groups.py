@@ -105,10 +105,10 @@ def commands(group: Group) -> list[str]:
     seeds: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     lines = []
     for run in group.runs:
-        if run.overrides is None:
+        if run.words is None:
             lines.append(f"# {run.folder}: the words of its command line were not kept")
         else:
-            words = tuple(word for word in run.overrides if not word.startswith("seed="))
+            words = tuple(word for word in run.words if not word.startswith("seed="))
             seeds[words].append(str(run.summary["seed"]))
     for words, values in seeds.items():
         many = ["-m"] if len(values) > 1 else []

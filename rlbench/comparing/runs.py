@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..accounting.ledger import SCHEMA
+from ..discovery import flags
 
 FILES = {"metrics.jsonl", "summary.json", "ledger.json"}  # each of which makes a folder a run's
 EVALUATED = b'"heldout/accuracy"'  # in the lines of metrics.jsonl that hold an evaluation
@@ -30,7 +31,7 @@ class Run(NamedTuple):
     summary: dict[str, Any]
     ledger: dict[str, Any]
     rows: list[dict[str, Any]]  # of metrics.jsonl: every evaluation, and some of the steps between
-    overrides: list[str] | None  # of the command line; None where they were not kept
+    words: list[str] | None  # of the command line, for one job; None where they were not kept
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -94,10 +95,7 @@ def load_run(folder: Path) -> Run:
         raise Unreadable(f"ledger.json: schema {ledger.get('schema')}, not {SCHEMA}")
     config = mapping(folder, "config.yaml", parse_yaml)
     rows = read_rows(folder / "metrics.jsonl")
-    overrides = folder / ".hydra" / "overrides.yaml"
-    run = Run(
-        folder, dict(flat(config)), summary, ledger, rows, parse_yaml(text(overrides)) if overrides.exists() else None
-    )
+    run = Run(folder, dict(flat(config)), summary, ledger, rows, command_line(folder))
     if not run.evaluations:
         raise Unreadable("metrics.jsonl: no evaluation")
     for name, needed, there in (
@@ -108,6 +106,19 @@ def load_run(folder: Path) -> Run:
         if missing := needed - there:
             raise Unreadable(f"{name}: no {', '.join(sorted(missing))}")
     return run
+
+
+def command_line(folder: Path) -> list[str] | None:
+    """The words that run it again, folders of plugins among them, from what Hydra keeps."""
+    if not (folder / ".hydra/overrides.yaml").exists():
+        return None
+    given = []
+    if (folder / ".hydra/hydra.yaml").exists():
+        try:
+            given = flags(mapping(folder, ".hydra/hydra.yaml", parse_yaml))
+        except (KeyError, TypeError):
+            raise Unreadable(".hydra/hydra.yaml: not as Hydra writes it") from None
+    return [*given, *parse_yaml(text(folder / ".hydra/overrides.yaml"))]
 
 
 def mapping(folder: Path, name: str, parse: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from ..discovery import config_dirs, make_importable
 from ..types import ConfigError, Diverged
 
 VERSION_BASE = "1.3"  # of Hydra's behaviour
@@ -37,6 +38,8 @@ class Job(NamedTuple):
 
 def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
     """Runs a job in this process. An error of the run is in what is returned, and can be sent anywhere."""
+    for folder in config_dirs(config):
+        make_importable(Path(folder).parent)
     version.setbase(VERSION_BASE)
     setup_globals()
     context = HydraContext(config_loader=cast(ConfigLoader, None), callbacks=Callbacks(config))  # it is composed

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..comparing.table import read
 from ..help import explain
 from ..plugins import plain
+from ..types import ConfigError
 from .finished import Finished
 from .job import InvalidJob, Job, JobFailed, failure, library, line, perform
 
@@ -56,7 +57,7 @@ class Jobs(Launcher):
             overrides = list(words)
             try:
                 config = self._compose(overrides)
-            except (HydraException, OmegaConfBaseException) as error:
+            except (ConfigError, HydraException, OmegaConfBaseException) as error:
                 returns[index] = failure(overrides, InvalidJob(line(explain(error, overrides))))
                 told(index, returns[index])
                 continue

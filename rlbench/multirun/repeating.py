@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from ..comparing.table import show_tables
+from ..discovery import flags
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,14 @@ def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
 def repeats(overrides: Sequence[str], config: DictConfig) -> str:
     """The command that runs one job alone."""
     ours = [word for word in config.hydra.overrides.hydra if not OF_SWEEPS.match(word)]
-    return shlex.join(["rlbench", *overrides, *ours])
+    return shlex.join(["rlbench", *flags(config), *overrides, *ours])
 
 
 def completes(config: DictConfig) -> str:
     """The command that runs what a sweep has not finished, in the same folder."""
     words = [word for word in config.hydra.overrides.hydra if not word.startswith((FOLDER, "hydra.mode="))]
     folder = FOLDER + quoted(str(config.hydra.sweep.dir))
-    return shlex.join(["rlbench", "-m", *config.hydra.overrides.task, *words, folder])
+    return shlex.join(["rlbench", "-m", *flags(config), *config.hydra.overrides.task, *words, folder])
 
 
 def quoted(value: str) -> str:

@@ -74,8 +74,8 @@ def run(
     summary |= {"peak_memory_bytes": 8_000_000}
     settings = dict(flat(CONFIG)) | {key.replace("__", "."): value for key, value in config.items()}
     settings |= {"seed": seed, "warm_start.seed": seed, "algo._target_": f"nowhere.{algo}"}
-    overrides = [f"algo={algo}", f"seed={seed}"]
-    return Run(folder, settings, summary, ledger(), rows(accuracies or {0: 0.1, 10: 0.5}), overrides)
+    words = [f"algo={algo}", f"seed={seed}"]
+    return Run(folder, settings, summary, ledger(), rows(accuracies or {0: 0.1, 10: 0.5}), words)
 
 
 def write(run: Run, folder: Path) -> Path:
@@ -89,7 +89,7 @@ def write(run: Run, folder: Path) -> Path:
             inner = inner.setdefault(name, {})
         inner[last] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(nested))
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(run.overrides))
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(run.words))
     (folder / ".hydra" / "config.yaml").write_text("seed: 0\n")
     (folder / "summary.json").write_text(json.dumps(run.summary))
     (folder / "ledger.json").write_text(json.dumps(run.ledger))

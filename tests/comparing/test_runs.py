@@ -145,8 +145,8 @@ def test_settings_say_what_they_were_chosen_from():
 
 
 def test_the_command_that_repeats_a_group_names_its_seeds_and_quotes():
-    runs = [made.run(seed) for seed in (0, 1)] + [made.run(2)._replace(overrides=["a=[1,2]", "seed=2"])]
-    runs.append(made.run(3)._replace(overrides=None))
+    runs = [made.run(seed) for seed in (0, 1)] + [made.run(2)._replace(words=["a=[1,2]", "seed=2"])]
+    runs.append(made.run(3)._replace(words=None))
     ((question,), _) = questions(runs)
     assert commands(question.groups[0]) == [
         "# nowhere: the words of its command line were not kept",

@@ -1,0 +1,100 @@
+"""Plugins in a folder of one's own, from the command line: nothing is installed, and every job has them."""
+
+import json
+import shlex
+import subprocess
+
+import pytest
+
+from rlbench.comparing.groups import commands, questions
+from rlbench.comparing.runs import load
+from tests.cli.test_cli import SMALL, command, folders, settings
+from tests.core.test_discovery import write
+
+ALGORITHM = """
+from rlbench.algos.grpo import grpo
+
+def mine(model, *, group_size: int, clip: float, kl_coef: float, twice: float):
+    return grpo(model, group_size=group_size, clip=clip, kl_coef=2 * twice)
+"""
+TASK = """
+from rlbench.types import Bounds, Problem, Status, Step
+
+class Same:
+    bounds = Bounds(alphabet=frozenset("abcdefghij"), prompt=1, reply=1)
+
+    def problem(self, seed, split):
+        letter = "abcdefghij"[2 * (seed % 5) + (split == "heldout")]
+        return Problem(letter, letter)
+
+    def step(self, state, reply):
+        return Step(state, None, float(reply == state), Status.PASSED if reply == state else Status.WRONG)
+
+    def gold(self, state):
+        return state
+"""
+FOLDER = {
+    "my_algo.py": ALGORITHM,
+    "my_task.py": TASK,
+    "conf/algo/my_algo.yaml": "defaults: [grpo, _self_]\n_target_: my_algo.mine\ntwice: 0.01\n",
+    "conf/task/my_task.yaml": "_target_: my_task.Same\n",
+}
+MINE = ["algo=my_algo", "task=my_task", *SMALL]
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder with plugins, beside the one that is worked in."""
+    return write(tmp_path / "mine", FOLDER)
+
+
+def statuses(root) -> dict[str, str]:
+    return {folder.name: json.loads((folder / "summary.json").read_text())["status"] for folder in folders(root)}
+
+
+LAUNCHERS = [
+    pytest.param(["hydra/launcher=joblib"], id="joblib"),
+    pytest.param(
+        ["hydra/launcher=submitit", "hydra.launcher.cluster=local"], id="submitit", marks=pytest.mark.slow
+    ),
+    pytest.param(["hydra/launcher=ray"], id="ray", marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_wherever_jobs_run_they_have_the_plugins(cache, tmp_path, mine, launcher):
+    words = command(cache, "-m", "--config-dir", "mine/conf", *MINE, *launcher)
+    done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = folders(tmp_path)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert {"algo": "my_algo", "task": "my_task", "status": "finished"}.items() <= summary.items()
+
+
+def test_what_a_sweep_prints_runs_its_plugins_again_from_elsewhere(cache, tmp_path, mine):
+    """The command of a job, that of the whole sweep, and those of a comparison. One job's option is refused: it has two
+    meanings; it fails alone."""
+    write(mine, {"conf/algo/ppo.yaml": "defaults: [grpo]\n"})
+    work, away = write(tmp_path / "work", {"x": ""}), write(tmp_path / "away", {"x": ""})
+    sweep = ["algo=my_algo,ppo", *MINE[1:], f"hydra.sweep.dir={work}/here"]
+    words = command(cache, "-m", "--config-dir", "../mine/conf", *sweep)
+    done = subprocess.run(words, **settings(work), capture_output=True, text=True)
+    refused = "algo=ppo: offered by ../mine/conf and by rlbench; rename or remove one"
+    assert done.returncode == 2 and f"job 2 failed: {refused}" in done.stdout, done.stdout + done.stderr
+    assert statuses(work) == {"0": "finished"}
+
+    def again(line: str) -> subprocess.CompletedProcess:
+        program, *rest = shlex.split(line)
+        assert program == "rlbench"
+        return subprocess.run([*words[:3], *rest], **settings(away), capture_output=True, text=True)
+
+    printed = [line for line in done.stdout.splitlines() if line.startswith("    rlbench")]
+    alone = again(printed[0])
+    assert alone.returncode == 2
+    assert alone.stderr == f"rlbench: {refused.replace('../mine', str(mine))}\n"
+    (work / "here/0/summary.json").unlink()
+    assert again(printed[1]).returncode == 2
+    assert statuses(work) == {"0": "finished"}
+    ((question,), _) = questions(load([work / "here"])[0])
+    (line,) = commands(question.groups[0])
+    assert "_target_: my_algo.mine" in again(f"{line} --cfg job").stdout

@@ -39,7 +39,7 @@ def job(config: DictConfig) -> float | None:
     alone = context.mode == RunMode.RUN
     names = {group: context.runtime.choices[group] for group in ("algo", "task")}
     folder = Path(context.runtime.output_dir)
-    if alone and (swept := OmegaConf.select(context, "sweeper.params")):
+    if alone and (swept := context.sweeper.get("params")):
         values = " ".join(f"{key}={value}" for key, value in swept.items())
         log.warning("one run, of the config's own values; -m sweeps %s", values)
     try:

@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..comparing.table import read
 from ..help import explain
-from ..plugins import plain
+from ..plugins import plain, valid
 from ..types import ConfigError
 from .finished import Finished
 from .job import InvalidJob, Job, JobFailed, failure, library, line, perform
@@ -174,6 +174,8 @@ class JoblibLauncher(ProcessLauncher):
 
     def setup(self, **given: Any) -> None:
         self.joblib = library("joblib", "hydra/launcher")
+        if valid(int, self.n_jobs, "hydra.launcher.n_jobs") == 0:
+            raise ConfigError("hydra.launcher.n_jobs", 0, "1 or more, or counted back from the cores, -1 being all")
         super().setup(**given)
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:

@@ -294,6 +294,12 @@ def test_a_library_that_is_not_there_is_one_line(sweep, monkeypatch, words, name
     assert str(error) == f"{place}={name}: needs a library that is not installed: pip install 'rlbench[{name}]'"
 
 
+@pytest.mark.parametrize("n_jobs", ["0", "two"])
+def test_a_wrong_number_of_jobs_is_one_line(sweep, n_jobs):
+    _, error = sweep("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}", "seed=0,1", "hydra.sweep.dir=here")
+    assert isinstance(error, ConfigError) and str(error).startswith(f"hydra.launcher.n_jobs={n_jobs}: ")
+
+
 SEARCH = [
     "hydra/sweeper=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2",
     "optimizer.learning_rate=tag(log, interval(1e-4, 1e-1))", "hydra.sweep.dir=here",

@@ -3,6 +3,7 @@
 Exit codes: 0, 1 for a run that failed, 2 for a config that cannot run, 130 after Ctrl-C.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -17,10 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .comparing.table import show_tables
-from .discovery import find_plugins, split
+from .discovery import CONFIG, find_plugins, split
 from .help import explain, print_help
 from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
 from .types import ConfigError, Diverged
+
+log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ONE_LINE = (ConfigError, HydraException, OmegaConfBaseException, Diverged, JobFailed)  # a traceback would add nothing
@@ -36,6 +39,9 @@ def job(config: DictConfig) -> float | None:
     alone = context.mode == RunMode.RUN
     names = {group: context.runtime.choices[group] for group in ("algo", "task")}
     folder = Path(context.runtime.output_dir)
+    if alone and (swept := context.sweeper.get("params")):
+        values = " ".join(f"{key}={value}" for key, value in swept.items())
+        log.warning("one run, of the config's own values; -m sweeps %s", values)
     try:
         plan = make_plan(config, names)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)  # Hydra's own copy keeps the interpolations
@@ -59,7 +65,7 @@ def main() -> None:
         if {"-h", "--help"} & set(sys.argv[1:]):
             print_help([word for word in split(sys.argv[1:])[1] if not word.startswith("-")])
         else:
-            hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name="config")(job)()
+            hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name=CONFIG)(job)()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
         sys.exit(130)

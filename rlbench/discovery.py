@@ -24,6 +24,7 @@ from .types import ConfigError
 
 GROUP = "rlbench.conf"  # of entry points
 FLAG = "--config-dir"  # Hydra's
+CONFIG = "config"  # the name of the config that is composed unless `--config-name` says otherwise
 
 
 class Place(NamedTuple):
@@ -118,8 +119,9 @@ def config_dirs(config: Any) -> list[str]:
 
 
 def flags(config: Any) -> list[str]:
-    """The words that give these folders again, from wherever."""
-    return [f"{FLAG}={folder}" for folder in config_dirs(config)]
+    """The words that give these folders again, from wherever, and the config that `--config-name` chose."""
+    name = config["hydra"]["job"]["config_name"]
+    return [f"{FLAG}={folder}" for folder in config_dirs(config)] + [f"--config-name={name}"] * (name != CONFIG)
 
 
 def offers(path: str) -> dict[Path, Place]:

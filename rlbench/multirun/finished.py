@@ -21,25 +21,26 @@ class Finished:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._runs: dict[str, Path] = {}  # the newest run of every config, finished or not
+        self._runs: dict[str, list[Path]] = {}  # of every config, finished or not
         self._taken: set[Path] = set()
         for path in sorted(folder.rglob("config.yaml")):
-            if (path.parent / ".hydra").is_dir():
+            if not path.with_name("hydra.yaml").exists():  # which is beside Hydra's own copy
                 self._taken.add(path.parent)
-                text = path.read_text()
-                if not is_finished(self._runs.get(text, path.parent)):
-                    self._runs[text] = path.parent
-                self._runs.setdefault(text, path.parent)
+                self._runs.setdefault(path.read_text(), []).append(path.parent)
 
     def place(self, config: DictConfig, number: int) -> tuple[Path, bool]:
         """Gives a job its folder: that of its own earlier attempt, or the next that no other run has.
 
         Returns the folder, and whether the job is finished there. If not, what an earlier attempt said of its outcome
         is removed.
+
+        Raises:
+          OmegaConfBaseException: hydra.sweep.subdir names what this config does not have.
         """
-        own = self._runs.get(resolved(config) or "")
-        if own and is_finished(own):
-            return own, True
+        attempts = self._runs.get(resolved(config) or "", [])
+        if done := next(filter(is_finished, attempts), None):
+            return done, True
+        own = attempts.pop(0) if attempts else None  # where an identical job of the sweep is not to go too
         with read_write(config), open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
             if own:

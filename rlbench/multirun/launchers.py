@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..comparing.table import read
 from ..help import explain
-from ..plugins import plain
+from ..plugins import plain, valid
 from ..types import ConfigError
 from .finished import Finished
 from .job import InvalidJob, Job, JobFailed, failure, library, line, perform
@@ -57,11 +58,11 @@ class Jobs(Launcher):
             overrides = list(words)
             try:
                 config = self._compose(overrides)
+                folder, done = finished.place(config, index)
             except (ConfigError, HydraException, OmegaConfBaseException) as error:
                 returns[index] = failure(overrides, InvalidJob(line(explain(error, overrides))))
                 told(index, returns[index])
                 continue
-            folder, done = finished.place(config, index)
             if done:
                 log.info("job %d is already finished: %s", index + 1, folder)
                 returns[index] = JobReturn(overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
@@ -136,10 +137,19 @@ class ProcessLauncher(Jobs):
 
 def work(pipe: Connection, task_function: TaskFunction, config: DictConfig) -> None:
     """Runs one job in its process and sends back what became of it."""
+    threading.Thread(target=follow, daemon=True).start()
     try:
         pipe.send(perform(task_function, config))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def follow() -> None:
+    """Interrupts this process when the one that launched it has died: the folder of its run may be given to another."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def interrupt(process: BaseProcess) -> None:
@@ -164,6 +174,8 @@ class JoblibLauncher(ProcessLauncher):
 
     def setup(self, **given: Any) -> None:
         self.joblib = library("joblib", "hydra/launcher")
+        if valid(int, self.n_jobs, "hydra.launcher.n_jobs") == 0:
+            raise ConfigError("hydra.launcher.n_jobs", 0, "1 or more, or counted back from the cores, -1 being all")
         super().setup(**given)
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
@@ -180,9 +192,12 @@ class JoblibLauncher(ProcessLauncher):
             yield from parallel(self.joblib.delayed(one)(job) for job in jobs)
         except BaseException:
             ended = True
-            for process in tuple(running):
-                interrupt(process)
+            interrupted: set[BaseProcess] = set()
             while running:  # each has a thread that waits for its last words
+                for process in set(running) - interrupted:
+                    if process.pid:  # else it is about to start
+                        interrupt(process)
+                        interrupted.add(process)
                 time.sleep(0.1)
             raise
 

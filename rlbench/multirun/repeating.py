@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf
@@ -49,15 +50,20 @@ def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
 
 def repeats(overrides: Sequence[str], config: DictConfig) -> str:
     """The command that runs one job alone."""
-    ours = [word for word in config.hydra.overrides.hydra if not OF_SWEEPS.match(word)]
+    ours = [word for word in given(config, "hydra") if not OF_SWEEPS.match(word)]
     return shlex.join(["rlbench", *flags(config), *overrides, *ours])
 
 
 def completes(config: DictConfig) -> str:
     """The command that runs what a sweep has not finished, in the same folder."""
-    words = [word for word in config.hydra.overrides.hydra if not word.startswith((FOLDER, "hydra.mode="))]
+    words = [word for word in given(config, "hydra") if not word.startswith((FOLDER, "hydra.mode="))]
     folder = FOLDER + quoted(str(config.hydra.sweep.dir))
-    return shlex.join(["rlbench", "-m", *flags(config), *config.hydra.overrides.task, *words, folder])
+    return shlex.join(["rlbench", "-m", *flags(config), *given(config, "task"), *words, folder])
+
+
+def given(config: DictConfig, kind: str) -> list[str]:
+    """Words of the command line as they were typed: what they interpolate may differ from job to job."""
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
 
 
 def quoted(value: str) -> str:

@@ -81,8 +81,9 @@ class OptunaSweeper(Sweeper):
             raise ConfigError(
                 "hydra/sweeper", "optuna", "nothing to search: give a key values, as in key=interval(0,1)"
             )
+        distributions = {key: self.distribution(override) for key, override in space.items()}
         with reported(self.config) as returns:
-            trials = self._search({key: self.distribution(override) for key, override in space.items()}, fixed, returns)
+            trials = self._search(distributions, fixed, returns)
             self._conclude(trials, fixed, Path(self.config.hydra.sweep.dir))
         return trials
 
@@ -136,7 +137,17 @@ class OptunaSweeper(Sweeper):
         (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n")
 
     def distribution(self, override: Override) -> Any:
-        """What Optuna samples from, for one key's values."""
+        """What Optuna samples from, for one key's values.
+
+        Raises:
+          ConfigError: there are no such values: their range ends before it starts, or has no logarithm.
+        """
+        try:
+            return self._distribution(override)
+        except ValueError as error:
+            raise ConfigError(override.get_key_element(), override.get_value_string(), str(error)) from None
+
+    def _distribution(self, override: Override) -> Any:
         kinds, value = self.optuna.distributions, override.value()
         if isinstance(value, IntervalSweep):
             log_scale, low, high = "log" in value.tags, value.start, value.end

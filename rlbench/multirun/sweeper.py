@@ -26,8 +26,9 @@ class PatientSweeper(BasicSweeper):
         """
         assert self.config and self.launcher and self.hydra_context
         overrides = parse(self.hydra_context, self.params, arguments)
+        batches = self.split_arguments(overrides, self.max_batch_size)
         with reported(self.config) as returns:
-            for batch in self.split_arguments(overrides, self.max_batch_size):
+            for batch in batches:
                 returns += self.launcher.launch(batch, initial_job_idx=len(returns))
         return returns
 

@@ -125,6 +125,11 @@ def test_runs_of_a_sweep_share_their_start_and_have_a_table(rlbench, tmp_path):
         assert word in table
 
 
+def test_a_preset_without_a_sweep_says_that_it_is_one_run(rlbench):
+    done = rlbench("experiment=critic_cost", "batch.rollouts=15")
+    assert done.returncode == 2 and "one run, of the config's own values; -m sweeps algo=ppo,grpo seed=" in done.stdout
+
+
 def test_each_job_has_a_process_and_a_bad_one_fails_alone(rlbench, tmp_path):
     done = rlbench("-m", "algo=grpo,grpoo", "algo.group_size=3,8", *TINY)
     assert done.returncode == 2

@@ -18,6 +18,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
@@ -57,6 +58,18 @@ def pretend(config) -> float:
     return accuracy
 
 
+def multirun(words, job) -> None:
+    """What `rlbench -m` does with its words, but for another job."""
+    register()
+    with initialize_config_module("rlbench.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("config", list(words), run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+        context = HydraContext(config_loader=loader, callbacks=Callbacks())
+        sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=job, config=config)
+        sweeper.sweep(OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+
+
 @pytest.fixture
 def sweep(tmp_path, monkeypatch, caplog):
     """Runs the sweep of a command line, in this process but for its jobs; returns what it said, and its error."""
@@ -66,20 +79,11 @@ def sweep(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
 
     def run(*words, job=pretend):
-        register()
-        with initialize_config_module("rlbench.conf", version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
-            config = loader.load_configuration("config", list(words), run_mode=RunMode.MULTIRUN)
-            HydraConfig.instance().set_config(config)
-            context = HydraContext(config_loader=loader, callbacks=Callbacks())
-            error = None
-            try:
-                sweeper = Plugins.instance().instantiate_sweeper(
-                    hydra_context=context, task_function=job, config=config
-                )
-                sweeper.sweep(list(config.hydra.overrides.task))
-            except (JobFailed, ConfigError) as raised:
-                error = raised
+        error = None
+        try:
+            multirun(words, job)
+        except (JobFailed, ConfigError) as raised:
+            error = raised
         said = "\n".join(record.getMessage() for record in caplog.records) + "\n"
         caplog.clear()
         return said, error
@@ -137,6 +141,53 @@ def meet(config) -> float:
     return 0.0
 
 
+def nap(config) -> float:
+    """A run that ends when it is interrupted, or much too late."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    (folder / "pid").write_text(str(os.getpid()))
+    try:
+        time.sleep(300)
+    except KeyboardInterrupt:
+        (folder / "interrupted").touch()
+        raise
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("launcher", "ends"),
+    [
+        pytest.param("process", lambda sweep, run: os.kill(sweep, signal.SIGTERM), id="the sweep is terminated"),
+        pytest.param("joblib", lambda sweep, run: os.kill(run, signal.SIGINT), id="a run is interrupted"),
+    ],
+)
+def test_no_run_outlives_its_sweep(tmp_path, launcher, ends):
+    """Nor does a process of it wait for a run that nobody told of the end."""
+    words = ["seed=0,1,2,3", f"hydra/launcher={launcher}", "hydra.sweep.dir=here"]
+    code = f"from tests.cli.test_sweeps import multirun, nap; multirun({words}, nap)"
+    how = settings(tmp_path)
+    how["env"] |= {"PYTHONPATH": str(ROOT)}
+    sweep = subprocess.Popen([sys.executable, "-c", code], **how, start_new_session=True)
+    try:
+        wait_for(lambda: list(tmp_path.glob("here/*/pid")))
+        time.sleep(1)  # the text of it, and another one
+        ends(sweep.pid, int(next(tmp_path.glob("here/*/pid")).read_text()))
+        assert sweep.wait(60) != 0
+        wait_for(lambda: not alive(sweep.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(sweep.pid, signal.SIGKILL)
+    assert list(tmp_path.glob("here/*/interrupted"))
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group is."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_a_batch_with_a_failure_does_not_end_the_sweep(sweep, here, tmp_path):
     _, error = sweep("seed=9,0", "hydra.sweeper.max_batch_size=1", "hydra.sweep.dir=here")
     assert isinstance(error, InvalidJob) and len(folders(tmp_path / "here")) == 1
@@ -171,6 +222,37 @@ def test_a_folders_name_may_be_interpolated(sweep, here, tmp_path):
     assert [folder.name for folder in folders(tmp_path / "here")] == ["run_0", "run_1"]
 
 
+def test_identical_jobs_do_not_share_a_folder(sweep, here, tmp_path):
+    for attempt in (1, 2):
+        sweep("seed=8,8", "hydra.sweep.dir=here")
+        assert [len(processes(tmp_path / "here" / name)) for name in ("0", "1")] == [attempt, attempt]
+
+
+def test_a_finished_run_is_known_without_hydras_own_files(sweep, here, tmp_path):
+    bare = ["hydra.output_subdir=null", "hydra.sweep.dir=here"]
+    sweep("seed=0,1", *bare)
+    shown, _ = sweep("seed=5,1", *bare)
+    assert shown.count("is already finished") == 1 and len(folders(tmp_path / "here")) == 3
+
+
+def test_a_job_whose_folder_cannot_be_named_fails_alone(sweep, here, tmp_path):
+    subdir = r"hydra.sweep.subdir='clip_${algo.clip}'"
+    shown, error = sweep("algo=grpo,expert_iteration", "hydra.sweep.dir=here", subdir)
+    assert isinstance(error, InvalidJob) and "job 2 failed: Interpolation key 'algo.clip' not found" in shown
+    assert len(folders(tmp_path / "here")) == 1
+
+
+def test_a_value_that_cannot_be_resolved_is_a_wrong_config(sweep, here):
+    _, error = sweep("steps=${nothing}", "hydra.sweep.dir=here")
+    assert isinstance(error, InvalidJob) and "'nothing' not found" in str(error)
+
+
+def test_a_sweep_of_what_cannot_be_enumerated_has_no_completion(sweep, here, tmp_path):
+    with pytest.raises(HydraException):
+        sweep("seed=interval(0,1)", "hydra.sweep.dir=here")
+    assert not (tmp_path / "here").exists()
+
+
 PLACE = r"hydra.sweep.dir='it\'s, here'"
 
 
@@ -189,6 +271,13 @@ def test_the_command_that_repeats_a_job_survives_a_shell(sweep, here, tmp_path):
     assert resumed[-1] == PLACE and (tmp_path / "it's, here").is_dir()
 
 
+def test_the_command_that_completes_a_sweep_keeps_interpolations(sweep, here, tmp_path):
+    """They have another value in every job."""
+    shown, _ = sweep("seed=9,0", "warm_start.steps=${seed}", "hydra.sweep.dir=here")
+    assert "    rlbench -m seed=9,0 'warm_start.steps=${seed}' hydra.sweep.dir=here" in shown.splitlines()
+    assert yaml.safe_load((tmp_path / "here/1/config.yaml").read_text())["warm_start"]["steps"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [
@@ -203,6 +292,12 @@ def test_a_library_that_is_not_there_is_one_line(sweep, monkeypatch, words, name
     _, error = sweep(*words, "seed=0,1")
     place = words[0].split("=")[0]
     assert str(error) == f"{place}={name}: needs a library that is not installed: pip install 'rlbench[{name}]'"
+
+
+@pytest.mark.parametrize("n_jobs", ["0", "two"])
+def test_a_wrong_number_of_jobs_is_one_line(sweep, n_jobs):
+    _, error = sweep("hydra/launcher=joblib", f"hydra.launcher.n_jobs={n_jobs}", "seed=0,1", "hydra.sweep.dir=here")
+    assert isinstance(error, ConfigError) and str(error).startswith(f"hydra.launcher.n_jobs={n_jobs}: ")
 
 
 SEARCH = [
@@ -283,6 +378,13 @@ def test_a_search_space_is_written_in_hydras_words(space, expected):
     sweeper.optuna = optuna
     (override,) = OverridesParser.create().parse_overrides([f"key={space}"])
     assert str(sweeper.distribution(override)) == expected
+
+
+@pytest.mark.parametrize("space", ["interval(1, 0)", "range(9, 2, -2)", "tag(log, interval(0, 1))"])
+def test_a_space_with_nothing_in_it_is_one_line(sweep, here, tmp_path, space):
+    _, error = sweep(*SEARCH, f"optimizer.learning_rate={space}")
+    assert isinstance(error, ConfigError) and str(error).startswith(f"optimizer.learning_rate={space}: `low")
+    assert not (tmp_path / "here").exists()
 
 
 ONE_BY_ONE = [

@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from rlbench.comparing.runs import Unreadable, command_line
-from rlbench.discovery import PLACES, config_dirs, find_plugins
+from rlbench.discovery import PLACES, config_dirs, find_plugins, flags
 from rlbench.help import explain, known_keys, print_help
 from rlbench.multirun.repeating import completes, repeats
 from rlbench.types import ConfigError
@@ -197,3 +197,12 @@ def test_commands_that_repeat_give_the_folder_again(site, tmp_path):
     write(tmp_path / "run", {".hydra/hydra.yaml": "hydra: {}"})
     with pytest.raises(Unreadable, match="not as Hydra writes it"):
         command_line(tmp_path / "run")
+
+
+def test_the_words_that_compose_a_config_again_name_its_folders_and_itself():
+    def composed_of(name: str) -> dict:
+        sources = [{"path": "/a b", "provider": "--config-dir"}, {"path": "/c", "provider": "rlbench"}]
+        return {"hydra": {"job": {"config_name": name}, "runtime": {"config_sources": sources}}}
+
+    assert flags(composed_of("config")) == ["--config-dir=/a b"]
+    assert flags(composed_of("own")) == ["--config-dir=/a b", "--config-name=own"]

@@ -58,7 +58,7 @@ def group_zscore(rollouts: Rollouts, epsilon: float) -> Array:
 
 
 def leave_one_out(rollouts: Rollouts) -> Array:
-    """Reward less the mean of the others of its group (RLOO, arXiv:2402.14740, section 3), f32[B, T].
+    """Reward less the mean of the others of its group (RLOO, arXiv:2402.14740), f32[B, T].
 
     A group of one has no others: its advantage is zero.
     """

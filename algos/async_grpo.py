@@ -25,7 +25,7 @@ def async_grpo(
     (proximal), and the one being trained. The clip is around the proximal policy, whose
     log-probabilities are computed when the batch is scored; the behaviour ratio proximal / behaviour
     weighs every token and is truncated from above, not masked. Being positive, it may as well weigh
-    the advantage. On fresh data it is 1, and what is left is GRPO.
+    the advantage. On fresh data it is 1, and what is left is GRPO. async_grpo_masked leaves such tokens out.
 
     Args:
       truncation: the most that a token may weigh.

@@ -8,13 +8,13 @@ from .grpo import grpo
 
 
 def cispo(model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative, mean_over: MeanOver) -> Algorithm:
-    """Clipped Importance Sampling Policy Optimization (arXiv:2506.13585, section 3.1).
+    """Clipped IS-weight Policy Optimization (MiniMax-M1, arXiv:2506.13585, section 3.1).
 
     REINFORCE, each token weighed by its clipped ratio to the sampling policy, which no gradient goes
     through. As in the paper, no divergence from a reference.
 
     Args:
-      clip: a `low` of 1 is no lower bound.
+      clip: a `low` of 1 is no lower bound. Libraries count `high` differently: docs/conventions.md.
       mean_over: "tokens" of the batch, as in the paper; or another of GRPO's.
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=mean_over)

@@ -13,7 +13,8 @@ def grpo(
 
     Advantages are z-scores within a group, by the unbiased deviation + epsilon; a group of one, or of
     equal rewards, teaches nothing. The divergence from the frozen starting policy is estimated by k3
-    and added to the loss; with kl_coef 0 no reference is held.
+    and added to the loss; with kl_coef 0 no reference is held. What libraries do differently, and which
+    preset does as they do: docs/conventions.md.
 
     Args:
       mean_over: "sequences", the mean over replies of each one's mean over its tokens, as in the paper;

@@ -12,7 +12,7 @@ def gspo(model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative) -
 
     The ratio is the geometric mean of the tokens' ratios, so the clip is far narrower than PPO's. In its
     GSPO-token form, whose gradient is also right where tokens of a reply have different advantages.
-    As in the paper, no divergence from a reference.
+    No divergence from a reference, as in the paper's formulas.
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=sequence_mean)
 

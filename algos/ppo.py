@@ -22,8 +22,8 @@ def ppo(
 
     The critic is a network of its own. It starts as a copy of the policy, but for its head, wherever
     sizes agree. Returns are taken before advantages are whitened over the batch (unbiased variance,
-    as in verl). Both losses are means over the tokens of the batch. Departures: no entropy bonus, and
-    no divergence from a reference in the reward.
+    as in verl; docs/conventions.md has others). Both losses are means over the tokens of the batch.
+    Departures: no entropy bonus, and no divergence from a reference in the reward.
 
     Args:
       group_size: attempts at a problem; PPO needs no more than one.

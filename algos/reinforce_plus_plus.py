@@ -11,7 +11,7 @@ from .grpo import grpo
 def reinforce_plus_plus(
     model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, gamma: Fraction
 ) -> Algorithm:
-    """REINFORCE++ (arXiv:2501.03262, section 3).
+    """REINFORCE++ (arXiv:2501.03262).
 
     A token's advantage is its return, from which its own and later tokens' divergence from the starting
     policy is taken, whitened over the batch (unbiased variance, as in verl). Loss: PPO's clipped

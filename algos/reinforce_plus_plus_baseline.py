@@ -8,11 +8,12 @@ from .grpo import grpo
 
 
 def reinforce_plus_plus_baseline(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative) -> Algorithm:
-    """REINFORCE++ for groups (arXiv:2501.03262, section 3).
+    """REINFORCE++ for groups (arXiv:2501.03262).
 
     Rewards less their group's mean, whitened over the tokens of the batch (unbiased variance, as in
-    verl), so that no group is blown up by a small deviation of its own. Departure: the divergence in
-    the loss is GRPO's k3, the paper's is k2.
+    verl), so that no group is blown up by a small deviation of its own. A group of equal rewards still
+    has an advantage where longer replies earned more than shorter ones: the mean over tokens is not 0.
+    The divergence, if there is one, is GRPO's: k3, in the loss.
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=0.0, mean_over=token_mean)
 

@@ -9,11 +9,12 @@ from .grpo import grpo
 
 
 def rloo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative) -> Algorithm:
-    """REINFORCE Leave-One-Out (arXiv:2402.14740, section 3).
+    """REINFORCE Leave-One-Out (arXiv:2402.14740).
 
     A reply is one action: its tokens' gradients are added, not averaged, and its divergence from the
     starting policy, log pi - log reference, comes off its reward. Departure: PPO's clipped ratio, where
-    the paper has one update a batch and needs none; on fresh data the gradient is REINFORCE's.
+    the paper has one update a batch and needs none (TRL clips one ratio of the whole reply); on fresh
+    data the gradient is REINFORCE's.
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=0.0, mean_over=sequence_sum)
 

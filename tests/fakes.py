@@ -1,15 +1,19 @@
 """Small stand-ins: a tokenizer of three letters, models of a few hundred weights, rollouts out of nowhere."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hydra import compose, initialize_config_module
 
 from rlbench.acting.generate import Sampling
 from rlbench.acting.rollout import Actor, Space
 from rlbench.models.tokenizers import Characters
 from rlbench.models.transformer import transformer
+from rlbench.plugins import build, plain
 from rlbench.testing import options
-from rlbench.types import Bounds, Model, Problem, Rollouts, Status, Step
+from rlbench.types import Algorithm, Bounds, Model, Problem, Rollouts, Status, Step
 from rlbench.verifying.verifier import Verifier, Verifying
 
 SHELF = [name for name in options("algo") if not name.endswith(("_trl", "_verl"))]  # presets are of functions in it
@@ -36,6 +40,17 @@ def small_model(tokenizer=LETTERS, **changes) -> Model:
         "chunk_tokens": 4096,
     }
     return transformer(tokenizer, **(settings | changes))
+
+
+@cache
+def settings_of(option: str) -> dict:
+    with initialize_config_module("rlbench.conf", version_base="1.3"):
+        return plain(compose("config", [f"algo={option}"])["algo"])
+
+
+def algorithm_of(option: str, model: Model, **changes) -> Algorithm:
+    """The algorithm of a shipped preset, some of its numbers changed."""
+    return build(settings_of(option) | changes, "algo", model)
 
 
 def rough(params, scale: float = 0.3):

@@ -58,7 +58,7 @@ def group_zscore(rollouts: Rollouts, epsilon: float) -> Array:
 
 
 def leave_one_out(rollouts: Rollouts) -> Array:
-    """Reward less the mean of the others of its group (RLOO, arXiv:2402.14740, section 3), f32[B, T].
+    """Reward less the mean of the others of its group (RLOO, arXiv:2402.14740), f32[B, T].
 
     A group of one has no others: its advantage is zero.
     """
@@ -119,10 +119,12 @@ def gae(rollouts: Rollouts, value: Array, gamma: float, lam: float) -> Array:
 def whiten(x: Array, rollouts: Rollouts) -> Array:
     """Mean 0 and variance 1 over the tokens that the policy chose, f32[B, T]; 0 elsewhere.
 
-    Unbiased variance and 1 / sqrt(variance + 1e-8), as in verl.
+    Unbiased variance and 1 / sqrt(variance + 1e-8), as in verl. Exactly zero where all are equal: one of
+    them is taken off first, or float32 leaves a remainder of the mean, times 10,000.
     """
     count = rollouts.mask.sum()
-    centred = x - jnp.where(rollouts.mask, x, 0.0).sum() / jnp.maximum(count, 1)
+    offset = jnp.where(rollouts.mask, x - jnp.where(rollouts.mask, x, -jnp.inf).max(), 0.0)
+    centred = offset - offset.sum() / jnp.maximum(count, 1)
     variance = jnp.where(rollouts.mask, centred**2, 0.0).sum() / jnp.maximum(count - 1, 1)
     return jnp.where(rollouts.mask, centred * jax.lax.rsqrt(variance + 1e-8), 0.0)
 
@@ -138,6 +140,6 @@ def k2(logp: Array, ref_logp: Array) -> Array:
 
 
 def k3(logp: Array, ref_logp: Array) -> Array:
-    """Schulman's estimator of KL(pi || reference) for a sample of pi: exp(-d) + d - 1, d = logp - ref_logp."""
+    """Schulman's estimator of KL(pi || reference) for a sample of pi: exp(-d) - 1 + d, d = logp - ref_logp."""
     d = logp - ref_logp
-    return jnp.exp(-d) + d - 1.0
+    return jnp.expm1(-d) + d  # exp(-d) - 1 would leave nothing of a small d in float32

@@ -5,7 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlbench.learning.estimators import gae, group_centred, group_zscore, k3, whiten
+from rlbench.learning.estimators import (
+    gae,
+    group_centred,
+    group_likelihood,
+    group_varies,
+    group_zscore,
+    k1,
+    k2,
+    k3,
+    leave_one_out,
+    penalised,
+    returns,
+    solved,
+    whiten,
+)
 from tests.fakes import rollouts_of
 
 
@@ -30,7 +44,9 @@ class TestGroups:
     @pytest.mark.parametrize("reward", [0.0, 1.0, 10000.1, -3e4])
     @pytest.mark.parametrize("size", [1, 3, 7])
     def test_equal_rewards_teach_exactly_nothing(self, reward, size):
-        assert (group_zscore(rollouts_of(last(*[reward] * size)), 1e-6) == 0).all()
+        rollouts = rollouts_of(last(*[reward] * size))
+        for advantage in (group_zscore(rollouts, 1e-6), leave_one_out(rollouts), group_likelihood(rollouts)):
+            assert (advantage == 0).all()
 
     def test_groups_keep_apart(self):
         rollouts = rollouts_of(last(1, 5, 0, 9), group=[2, 0, 2, 0])
@@ -41,6 +57,34 @@ class TestGroups:
         centred, size = group_centred(rollouts)
         np.testing.assert_allclose(centred, [0.5, -0.5, 0])
         np.testing.assert_allclose(size, [2, 2, 2])
+
+    def test_leave_one_out_by_hand(self):
+        # Each less the mean of the two others: 6 - 1.5, 3 - 3, 0 - 4.5. The fourth row did not happen.
+        rollouts = rollouts_of(last(6, 3, 0, 9), mask=[[1] * 3] * 3 + [[0] * 3])
+        np.testing.assert_allclose(leave_one_out(rollouts)[:, 0], [4.5, 0, -4.5, 0])
+
+    def test_likelihood_by_hand(self):
+        # Mean 1/4: a success is 3 means above it, a failure 1 below. No success: nothing. Any reward: its share.
+        rollouts = rollouts_of(last(1, 0, 0, 0, 0, 0, 3, 1), group=[0, 0, 0, 0, 1, 1, 2, 2])
+        np.testing.assert_allclose(group_likelihood(rollouts)[:, 0], [3, -1, -1, -1, 0, 0, 0.5, -0.5])
+
+    def test_a_group_varies_if_the_rewards_of_what_happened_do(self):
+        rollouts = rollouts_of(last(1, 0, 1, 1, 1, 0), group=[0, 0, 1, 1, 2, 2], mask=[[1] * 3] * 5 + [[0] * 3])
+        np.testing.assert_array_equal(group_varies(rollouts), [True, True, False, False, False, False])
+
+    def test_solved_is_full_reward_over_all_turns(self):
+        rollouts = rollouts_of([[0.5, 0, 0.5], [0, 0, 0.9], [0, 0, 1], [0, 0, 1]], mask=[[1, 0, 1]] * 3 + [[0] * 3])
+        np.testing.assert_array_equal(solved(rollouts), [True, False, True, False])
+
+
+class TestReturns:
+    def test_by_hand_through_environment_text(self):
+        rollouts = rollouts_of([[1, 7, 2, 4]], mask=[[1, 0, 1, 1]])
+        np.testing.assert_allclose(returns(rollouts, 0.5), [[1 + 0.5 * (2 + 0.5 * 4), 0, 2 + 0.5 * 4, 4]])
+
+    def test_divergence_from_a_reference_comes_off_the_reward(self):
+        rollouts = rollouts_of([[0, 1]], logp=[[-1.0, -2.0]])
+        np.testing.assert_allclose(penalised(rollouts, jnp.array([[-1.5, -1.0]]), 0.1).reward, [[-0.05, 1.1]])
 
 
 class TestGAE:
@@ -82,6 +126,11 @@ class TestWhitening:
         chosen = np.asarray(white[:, :2])
         np.testing.assert_allclose([chosen.mean(), chosen.var(ddof=1)], [0, 1], atol=1e-6)
 
+    @pytest.mark.parametrize("value", [0.1, 10000.1])
+    def test_of_equals_is_exactly_nothing(self, value):
+        rollouts = rollouts_of(np.zeros((7, 3)))
+        assert (whiten(jnp.full((7, 3), value), rollouts) == 0).all()
+
     def test_of_nothing_is_nothing(self):
         rollouts = rollouts_of(np.zeros((1, 3)), mask=np.zeros((1, 3)))
         assert (whiten(jnp.full((1, 3), jnp.nan), rollouts) == 0).all()
@@ -91,6 +140,11 @@ def test_k3_by_hand_and_the_order_of_its_arguments():
     d = 0.5
     np.testing.assert_allclose(k3(jnp.float32(-1 + d), jnp.float32(-1)), np.exp(-d) + d - 1, rtol=1e-6)
     assert k3(jnp.float32(-1), jnp.float32(-2)) != k3(jnp.float32(-2), jnp.float32(-1))
+
+
+def test_k1_and_k2_by_hand():
+    logp, ref_logp = jnp.float32(-1.0), jnp.float32(-1.5)
+    np.testing.assert_allclose([k1(logp, ref_logp), k2(logp, ref_logp)], [0.5, 0.125], rtol=1e-6)
 
 
 def test_k3_is_unbiased_for_the_divergence():

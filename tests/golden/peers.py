@@ -11,10 +11,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from hydra import compose, initialize_config_module
 
-from rlbench.plugins import build, plain
 from rlbench.types import Algorithm, Array, Model, Rollouts
+from tests.fakes import algorithm_of
 
 INPUTS = {
     "in_logp", "in_old_logp", "in_behave_logp", "in_ref_logp", "in_mask", "in_reward", "in_score", "in_group",
@@ -103,6 +102,4 @@ def recorded_model() -> Model:
 
 def algorithm(option: str, **changes) -> Algorithm:
     """The algorithm of a shipped preset, some of its numbers changed, on the recorded model."""
-    with initialize_config_module("rlbench.conf", version_base="1.3"):
-        settings = plain(compose("config", [f"algo={option}"])["algo"])
-    return build(settings | changes, "algo", recorded_model())
+    return algorithm_of(option, recorded_model(), **changes)

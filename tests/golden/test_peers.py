@@ -338,6 +338,15 @@ def test_every_key_has_one_rule(path):
     assert len(found) > len(INPUTS), "nothing but inputs"
 
 
+def test_the_page_of_conventions_names_every_rule_and_no_other():
+    page = (Path(__file__).parents[2] / "docs/conventions.md").read_text()
+    proofs = [row.rsplit("|", 2)[1] for row in page.splitlines() if row.startswith("|") and row.count("|") == 7]
+    named = {name for cell in proofs for name in re.findall(r"`(\w+)`", cell)}
+    rules = {function.__name__ for kind in (ARRAYS, LOSSES) for function in kind.values()}
+    helpers = {raw_if_alone.__name__, verl_members.__name__, of_all_rows.__name__}
+    assert rules - {"score", "sequence_advantage", "areal_uncorrected"} <= named <= rules | helpers
+
+
 @cache
 def claims(path: Path, key: str) -> dict[str, tuple[Array, Array]]:
     """Of a recorded loss, by each of ours that is it: the loss and its gradient."""

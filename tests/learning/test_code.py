@@ -1,8 +1,4 @@
-"""What code reaches: at most half of held-out problems before, 0.85 at least within ten minutes.
-
-Not from every start: where imitation ends before constants are learned, most groups are all wrong. Seed 2 starts at
-0.33 and ends at 0.77.
-"""
+"""What code reaches, whatever the seed: at most half of held-out problems before, 0.85 at least within ten minutes."""
 
 import json
 import subprocess
@@ -16,7 +12,7 @@ from tests.security.machine import needs_sandbox
 
 @pytest.mark.slow
 @needs_sandbox
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_grpo_learns_to_write_functions(tmp_path, cache, seed):
     words = ["experiment=code", "algo=grpo", f"seed={seed}", f"cache={cache}"]
     subprocess.run([sys.executable, "-m", "rlbench.cli", *words], **settings(tmp_path), check=True)

@@ -11,11 +11,8 @@ def cispo(model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative, 
     """Clipped IS-weight Policy Optimization (MiniMax-M1, arXiv:2506.13585, section 3.1).
 
     REINFORCE, each token weighed by its clipped ratio to the sampling policy, which no gradient goes
-    through. As in the paper, no divergence from a reference.
-
-    Args:
-      clip: a `low` of 1 is no lower bound. Libraries count `high` differently: docs/conventions.md.
-      mean_over: "tokens" of the batch, as in the paper; or another of GRPO's.
+    through. As in the paper, no divergence from a reference. A low clip of 1 is no lower bound; libraries
+    count the high one differently (docs/conventions.md).
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=mean_over)
 

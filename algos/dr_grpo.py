@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from rlbench.learning.estimators import group_centred, over_tokens
+from rlbench.learning.estimators import above_group
 from rlbench.learning.objectives import Clip, sequence_sum
 from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
 
@@ -12,8 +12,6 @@ from .grpo import grpo
 def dr_grpo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, length: Positive) -> Algorithm:
     """GRPO Done Right (arXiv:2503.20783, section 3.2).
 
-    Departure: none in the objective; the paper's KL coefficient is 0, and so is the shipped one.
-
     Args:
       length: tokens by which every reply's sum is divided, whatever its own length.
     """
@@ -21,8 +19,6 @@ def dr_grpo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=0.0, mean_over=mean_over)
 
     def score(trainable, frozen, rollouts, version):
-        scores = base.score(trainable, frozen, rollouts, version)
-        centred, _ = group_centred(rollouts)
-        return scores | {"advantage": over_tokens(centred, rollouts)}
+        return base.score(trainable, frozen, rollouts, version) | {"advantage": above_group(rollouts)}
 
     return base._replace(score=score)

@@ -1,6 +1,6 @@
 """REINFORCE++ with a baseline: the group says what was expected, the whole batch how much that varies."""
 
-from rlbench.learning.estimators import group_centred, over_tokens, whiten
+from rlbench.learning.estimators import above_group, whiten
 from rlbench.learning.objectives import Clip, token_mean
 from rlbench.types import Algorithm, Count, Model, NonNegative
 
@@ -18,8 +18,7 @@ def reinforce_plus_plus_baseline(model: Model, *, group_size: Count, clip: Clip,
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=0.0, mean_over=token_mean)
 
     def score(trainable, frozen, rollouts, version):
-        centred, _ = group_centred(rollouts)
-        advantage = whiten(over_tokens(centred, rollouts), rollouts)
+        advantage = whiten(above_group(rollouts), rollouts)
         return base.score(trainable, frozen, rollouts, version) | {"advantage": advantage}
 
     return base._replace(score=score)

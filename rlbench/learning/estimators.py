@@ -45,6 +45,11 @@ def group_centred(rollouts: Rollouts) -> tuple[Array, Array]:
     return jnp.where(counts, offset - total(offset) / jnp.maximum(size, 1.0), 0.0), size
 
 
+def above_group(rollouts: Rollouts) -> Array:
+    """Reward less the mean of its group (Dr. GRPO, arXiv:2503.20783), the same at every token, f32[B, T]."""
+    return over_tokens(group_centred(rollouts)[0], rollouts)
+
+
 def group_zscore(rollouts: Rollouts, epsilon: float) -> Array:
     """Group-relative advantage (GRPO, arXiv:2402.03300, section 4.1.2), f32[B, T].
 

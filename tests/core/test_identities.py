@@ -1,5 +1,7 @@
 """What an algorithm becomes where it should be another, and what is exactly nothing. Small models, real softmaxes."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +15,8 @@ from rlbench.learning.learner import Learner, Spending
 from rlbench.learning.objectives import MEANS, token_mean
 from rlbench.models.likelihood import token_logp
 from rlbench.models.tokenizers import END
-from rlbench.testing import Case, algorithm_case
-from rlbench.types import Algorithm, Rollouts
+from rlbench.testing import algorithm_case
+from rlbench.types import Algorithm, Array, Params, Rollouts
 from tests.fakes import algorithm_of, as_numpy, rollouts_of, small_model
 
 MODEL = small_model(hidden=16)
@@ -35,9 +37,34 @@ GROUP_RELATIVE = {
 }
 
 
+class Case(NamedTuple):
+    """An algorithm, some steps away from where it started, and a batch for it."""
+
+    algorithm: Algorithm
+    trainable: Params
+    frozen: Params
+    rollouts: Rollouts
+
+    def score(self, rollouts: Rollouts | None = None) -> dict[str, Array]:
+        rollouts = self.rollouts if rollouts is None else rollouts
+        return self.algorithm.score(self.trainable, self.frozen, rollouts, jnp.int32(1))
+
+    def loss(self, rollouts: Rollouts, scores: dict[str, Array]):
+        return self.algorithm.loss(self.trainable, self.frozen, rollouts, scores)
+
+    def gradient(self, rollouts: Rollouts, scores: dict[str, Array]) -> Params:
+        def mean(trainable: Params) -> Array:
+            loss = self.algorithm.loss(trainable, self.frozen, rollouts, scores)
+            return loss.total / loss.weight
+
+        return jax.grad(mean)(self.trainable)
+
+
 def case_of(option: str, **changes) -> Case:
-    """The contract's case, ragged and stale and with a row that did not happen."""
-    return algorithm_case(algorithm_of(option, MODEL, **SMALL.get(option, {}), **changes), MODEL)
+    """The contract's batch, ragged and stale and with a row that did not happen."""
+    algorithm = algorithm_of(option, MODEL, **SMALL.get(option, {}), **changes)
+    kit = algorithm_case(algorithm, MODEL)
+    return Case(algorithm, kit.trainable, kit.frozen, kit.rollouts)
 
 
 def with_ratio(case: Case, log_ratio) -> Case:

@@ -29,7 +29,7 @@ def statuses(task, states, reply):
 
 
 @needs_sandbox
-@pytest.mark.parametrize("check", ["gold", "deterministic", "splits", "bounds"])
+@pytest.mark.parametrize("check", ["gold", "determinism", "splits", "bounds"])
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_contract_holds_at_every_level(level, answer, check):

@@ -164,6 +164,13 @@ def test_a_masked_token_weighs_nothing_and_others_their_ratio(ratio, weight):
     np.testing.assert_allclose(stale, weight * fresh, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("ratio", "weight"), [(1.5, 1.5), (5.0, 2.0), (0.1, 0.1)])
+def test_a_truncated_token_weighs_its_ratio_and_2_at_most(ratio, weight):
+    case = case_of("async_grpo", truncation=2.0, **NO_KL)
+    fresh, stale = (with_ratio(case, shift).score()["advantage"] for shift in (0.0, np.log(ratio)))
+    np.testing.assert_allclose(stale, weight * fresh, rtol=1e-4, atol=1e-6)
+
+
 def test_dapo_on_replies_that_are_not_too_long_is_grpo_over_tokens():
     case = case_of("dapo", clip=0.2)
     assert_same(gradient(case), gradient(case, algorithm_of("grpo", MODEL, kl_coef=0.0, mean_over="tokens")))

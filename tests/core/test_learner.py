@@ -149,32 +149,3 @@ def test_no_reference_is_held_when_its_coefficient_is_zero():
 )
 def test_chunks_are_equal_and_as_few_as_fit(rows, tokens, most, count):
     assert chunk_count(rows, tokens, most) == count
-
-
-class TestAsyncGRPO:
-    def case(self, logp_shift: float, truncation: float = 2.0):
-        """On data from a policy whose log-probabilities differ by so much from those at the learner step's start."""
-        from rlbench.models.likelihood import token_logp
-
-        model = small_model()
-        settings = ALGORITHMS["async_grpo"] | {"truncation": truncation, "kl_coef": 0.04}
-        algorithm = build({"_target_": "rlbench.algos.async_grpo.async_grpo"} | settings, "algo", model)
-        case = algorithm_case(algorithm, model)
-        fresh = token_logp(model, case.trainable["policy"], case.rollouts)
-        return case._replace(rollouts=case.rollouts._replace(logp=fresh - logp_shift)), algorithm_of("grpo", model)
-
-    def test_fresh_data_makes_its_gradient_that_of_grpo(self):
-        case, grpo = self.case(0.0)
-        plain = case._replace(algorithm=grpo)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-            case.gradient(case.rollouts, case.score()),
-            plain.gradient(plain.rollouts, plain.score()),
-        )
-
-    @pytest.mark.parametrize(("shift", "weight"), [(np.log(1.5), 1.5), (np.log(5.0), 2.0), (np.log(0.1), 0.1)])
-    def test_stale_tokens_are_weighed_by_the_truncated_ratio(self, shift, weight):
-        fresh, stale = self.case(0.0)[0], self.case(shift)[0]
-        np.testing.assert_allclose(
-            stale.score()["advantage"], weight * fresh.score()["advantage"], rtol=1e-4, atol=1e-6
-        )

@@ -178,7 +178,7 @@ def test_async_grpo_brings_its_runner(rlbench):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["algo=gropo"], "algo=gropo: no such option; nearest: grpo, async_grpo, ppo"),
+        (["algo=gropo"], "algo=gropo: no such option; nearest: grpo, rloo, gspo"),
         (["model.widht=3"], "model.widht=3: no such key; nearest: model.width"),
         (["batchsize=3"], "batchsize=3: no such key"),
         (["+algo.clap=3"], "algo.clap=3: unknown key; nearest: clip"),

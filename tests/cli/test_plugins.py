@@ -13,9 +13,10 @@ from tests.core.test_discovery import write
 
 ALGORITHM = """
 from rlbench.algos.grpo import grpo
+from rlbench.learning.objectives import Clip, MeanOver
 
-def mine(model, *, group_size: int, clip: float, kl_coef: float, twice: float):
-    return grpo(model, group_size=group_size, clip=clip, kl_coef=2 * twice)
+def mine(model, *, group_size: int, clip: Clip, kl_coef: float, epsilon: float, mean_over: MeanOver, twice: float):
+    return grpo(model, group_size=group_size, clip=clip, kl_coef=2 * twice, epsilon=epsilon, mean_over=mean_over)
 """
 TASK = """
 from rlbench.types import Bounds, Problem, Status, Step

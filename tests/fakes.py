@@ -16,6 +16,7 @@ from rlbench.testing import options
 from rlbench.types import Algorithm, Bounds, Model, Problem, Rollouts, Status, Step
 from rlbench.verifying.verifier import Verifier, Verifying
 
+DEMO = ("ppo", "grpo", "async_grpo")  # what the demo trains side by side
 SHELF = [name for name in options("algo") if not name.endswith(("_trl", "_verl"))]  # presets are of functions in it
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")

@@ -1,4 +1,4 @@
-"""Every algorithm and every task that Hydra finds, through the contract kit."""
+"""Every algorithm and every task that Hydra finds, through the contract kit. Presets are functions of the shelf's."""
 
 from functools import cache
 
@@ -7,6 +7,7 @@ from hydra.utils import get_object
 
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, Case, algorithm_of, options, task_of
 from rlbench.testing.subjects import composed
+from tests.fakes import SHELF
 
 
 @cache
@@ -15,7 +16,7 @@ def case(name: str) -> Case:
 
 
 @pytest.mark.parametrize("check", ALGORITHM_CHECKS)
-@pytest.mark.parametrize("name", options("algo"))
+@pytest.mark.parametrize("name", SHELF)
 def test_algorithm(name, check):
     ALGORITHM_CHECKS[check](case(name))
 

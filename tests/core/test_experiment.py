@@ -12,7 +12,7 @@ from rlbench.accounting.peaks import Impossible, Peak
 from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
 from rlbench.types import Status, Step
-from tests.fakes import SHELF, as_numpy
+from tests.fakes import DEMO, SHELF, as_numpy
 
 
 def ledger_of(plan, folder) -> dict:
@@ -71,8 +71,7 @@ class Alternating:
         return Step(state, None, float(paid), Status.PASSED if paid else Status.WRONG)
 
 
-@pytest.mark.parametrize("runner", ["sync", "async"])
-@pytest.mark.parametrize("algo", SHELF)
+@pytest.mark.parametrize(("algo", "runner"), [*((algo, "sync") for algo in SHELF), *((algo, "async") for algo in DEMO)])
 def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, algo, runner):
     plan = plan_of(algo, f"runner={runner}", "batch.minibatches=2", "batch.epochs=2")
     ledger = ledger_of(plan._replace(task=Alternating(plan.task)), tmp_path)

@@ -9,9 +9,7 @@ import pytest
 import yaml
 
 from tests.cli.test_cli import folders, settings
-from tests.fakes import SHELF
-
-DEMO = ("ppo", "grpo", "async_grpo")
+from tests.fakes import DEMO, SHELF
 
 
 @pytest.mark.slow

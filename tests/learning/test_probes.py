@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from rlbench.experiment import Experiment
 from rlbench.models.likelihood import token_logp, token_value
 from rlbench.plan import make_plan
-from tests.fakes import SHELF
+from tests.fakes import DEMO, SHELF
 
 SETTINGS = [
     "tokenizer.alphabet=\"ab=\"", "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=32",
@@ -30,8 +30,7 @@ def train(tmp_path, cache, algo: str, probe: str, *words: str) -> tuple[Experime
     return experiment, [row["heldout/sampled_accuracy"] for row in log if "heldout/sampled_accuracy" in row]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("algo", SHELF)
+@pytest.mark.parametrize(("algo", "seed"), [*((algo, 0) for algo in SHELF), *((algo, 1) for algo in DEMO)])
 @pytest.mark.parametrize("probe", ["DelayedReward", "RewardOfThePrompt"])
 def test_it_is_solved(tmp_path, cache, algo, probe, seed):
     _, (before, after) = train(tmp_path, cache, algo, probe, "steps=60", f"seed={seed}")

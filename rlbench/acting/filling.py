@@ -20,13 +20,15 @@ def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
     """
     batches: list[Batch] = []
     rows: list[np.ndarray] = []
-    size = missing = 1
+    size = missing = 1  # until a round says how many
     while missing > 0 and len(batches) < rounds:
         batch, keeps = play(len(batches))
         size = len(keeps)
         rows.append(size * len(batches) + np.flatnonzero(keeps))
         batches.append(batch)
         missing = size - sum(map(len, rows))
+    if len(rows[0]) == size:
+        return batches[0]  # whole, as most are
     kept = np.concatenate([*rows, np.full(max(missing, 0), -1)])[:size]
     transcripts = [transcript for batch in batches for transcript in batch.transcripts]
     return Batch(gathered([batch.rollouts for batch in batches], kept), transcripts, kept)

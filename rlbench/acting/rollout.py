@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from ..accounting.account import Account, Pass
-from ..accounting.ledger import Tally
 from ..accounting.memory import tree_bytes
+from ..accounting.tally import Tally
 from ..accounting.timeline import Doing
 from ..devices import Devices, Program
 from ..models.tokenizers import END, PAD

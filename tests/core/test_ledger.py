@@ -14,8 +14,9 @@ import pytest
 from rlbench.accounting import peaks
 from rlbench.accounting.account import Pass, Spent, Verification
 from rlbench.accounting.closing import DoesNotClose, check
-from rlbench.accounting.ledger import Gain, Ledger, Tally
+from rlbench.accounting.ledger import Gain, Ledger
 from rlbench.accounting.peaks import PEAKS, Impossible, Peak, peak_of, reached
+from rlbench.accounting.tally import Tally
 from rlbench.accounting.timeline import Timeline
 from rlbench.accounting.useful import useful_flops
 from rlbench.types import Fate, Phase, Size

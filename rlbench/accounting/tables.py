@@ -5,6 +5,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 
 def ledger_tables(ledger: Mapping[str, Any]) -> list[Table]:
@@ -21,13 +22,13 @@ def compute_table(ledger: Mapping[str, Any]) -> Table:
     headed(table, "phase", *components, "all", "useful")
     for phase, total in executed["by_phase"].items():
         cells = (quantity(executed["cells"][phase].get(name, 0.0)) for name in components)
-        table.add_row(phase, *cells, quantity(total), quantity(useful["by_phase"].get(phase, 0.0)))
+        add(table, phase, *cells, quantity(total), quantity(useful["by_phase"].get(phase, 0.0)))
     table.add_section()
     sums = (quantity(executed["by_component"][name]) for name in components)
-    table.add_row("all", *sums, quantity(executed["total"]), quantity(useful["total"]))
+    add(table, "all", *sums, quantity(executed["total"]), quantity(useful["total"]))
     shares = compute["utilisation"]
     blanks = [""] * len(components)
-    table.add_row("of the peak", *blanks, f"{shares['executed']:.1%}", f"{shares['useful']:.1%}")
+    add(table, "of the peak", *blanks, f"{shares['executed']:.1%}", f"{shares['useful']:.1%}")
     return table
 
 
@@ -37,7 +38,7 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
     headed(table, "", "parameters", "optimizer", "gradients", "all")
     for name, parts in memory["components"].items():
         own = (parts.get(part, 0) for part in ("parameters", "optimizer_state", "gradients"))
-        table.add_row(name, *(quantity(size) for size in own), quantity(sum(parts.values())))
+        add(table, name, *(quantity(size) for size in own), quantity(sum(parts.values())))
     table.add_section()
     temporaries = max(memory["temporaries"].values(), default=0)
     for name, size in (
@@ -47,10 +48,10 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
         ("peak, device", memory["device_peak"]),
         ("peak, process", memory["resident_peak"]),
     ):
-        table.add_row(name, "", "", "", quantity(size))
+        add(table, name, "", "", "", quantity(size))
     table.add_section()
     for name, price in memory["price"].items():
-        table.add_row(f"without {name}", "", "", quantity(-price["difference"]), quantity(price["without"]))
+        add(table, f"without {name}", "", "", quantity(-price["difference"]), quantity(price["without"]))
     return table
 
 
@@ -60,13 +61,17 @@ def rollouts_table(ledger: Mapping[str, Any]) -> Table:
     table = small(f"rollouts of {rollouts['problems']:,} problems")
     headed(table, "fate", "rollouts", "tokens", "FLOPs")
     for fate, count in rollouts["by_fate"].items():
-        table.add_row(fate, f"{count:,}", f"{ledger['tokens']['by_fate'][fate]:,}", quantity(executed["by_fate"][fate]))
-    table.add_row("padding", "", "", quantity(executed["padding"]))
-    table.add_row("overhead", "", "", quantity(executed["overhead"]))
+        add(table, fate, f"{count:,}", f"{ledger['tokens']['by_fate'][fate]:,}", quantity(executed["by_fate"][fate]))
+    add(table, "padding", "", "", quantity(executed["padding"]))
+    add(table, "overhead", "", "", quantity(executed["overhead"]))
     table.add_section()
     judged = ledger["verification"]
-    table.add_row(
-        "verified", f"{judged['calls']:,}", f"{judged['cpu_seconds']:.2f} CPU s", f"{judged['wall_seconds']:.2f} s"
+    add(
+        table,
+        "verified",
+        f"{judged['calls']:,}",
+        f"{judged['cpu_seconds']:.2f} CPU s",
+        f"{judged['wall_seconds']:.2f} s",
     )
     return table
 
@@ -76,9 +81,14 @@ def small(title: str) -> Table:
 
 
 def headed(table: Table, first: str, *rest: str) -> None:
-    table.add_column(first, no_wrap=True)
+    table.add_column(Text(first), no_wrap=True)
     for name in rest:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
+
+
+def add(table: Table, *cells: str) -> None:
+    """A row of texts as they are; names may look like rich's markup."""
+    table.add_row(*map(Text, cells))
 
 
 def quantity(value: float) -> str:

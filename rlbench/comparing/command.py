@@ -13,16 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
+from ..records import line, printable
 from ..types import ConfigError
 from .curves import AXES
 from .export import datasets, write_csv, write_parquet
 from .figures import Figure, figures, png, svg
-from .groups import questions
+from .groups import questions, sandboxes
 from .markdown import markdown
 from .page import page
-from .report import Part, Report, sentences, skipped_table, standings_table, verdicts_table
+from .report import Part, Report, sentences, standings_table, verdicts_table
 from .runs import load
+from .table import skipped_table
 from .verdicts import judge
 
 FORMATS = ("html", "md", "csv", "parquet", "png", "svg")
@@ -35,7 +38,7 @@ def main() -> None:
         report = compare(options)
         show(report)
         for path in write(report, options.out or default_folder(options.folders), options.formats):
-            print(path)
+            print(printable(path))
     except ConfigError as error:
         print(f"rlbench-compare: {error}", file=sys.stderr)
         sys.exit(2)
@@ -87,12 +90,13 @@ def compare(options: argparse.Namespace) -> Report:
     runs, skipped = load(options.folders)
     if not runs:
         for one in skipped:
-            print(f"{one.folder}: {one.reason}", file=sys.stderr)
+            print(f"{printable(one.folder)}: {line(one.reason)}", file=sys.stderr)
         raise ConfigError("FOLDER", " ".join(map(str, options.folders)), "no run in it that ended and can be read")
     asked, again = questions(runs)
     axis, limits = AXES[options.budget], {"level": options.level, "power": options.power}
     parts = [Part(question, judge(question, axis, budget=options.at, **limits)) for question in asked]
-    return Report([str(folder) for folder in options.folders], parts, [*skipped, *again])
+    folders = [printable(folder) for folder in options.folders]
+    return Report(folders, parts, [*skipped, *again], sandboxes(runs))
 
 
 def show(report: Report) -> None:
@@ -103,7 +107,9 @@ def show(report: Report) -> None:
         if part.judgement.verdicts:
             console.print(verdicts_table(part))
         for words in sentences(part.judgement.verdicts):
-            console.print(words, highlight=False, markup=False)
+            console.print(Text(words))
+    for note in report.notes:
+        console.print(Text(note))
     if report.skipped:
         console.print(skipped_table(report.skipped))
 

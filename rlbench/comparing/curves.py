@@ -68,7 +68,7 @@ def accuracy(run: Run, axis: Axis) -> Points:
 
 def staleness(run: Run) -> Points:
     """Learner steps by which the sampling policy lagged, averaged over the batch of a step."""
-    rows = [row for row in run.rows if np.isfinite(row.get("staleness_mean", np.nan))]
+    rows = [row for row in run.rows if row.get("staleness_mean") is not None]
     x, y = ([row[name] for row in rows] for name in ("step", "staleness_mean"))
     return Points(np.array(x, float), np.array(y, float), None)
 

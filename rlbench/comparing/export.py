@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..records import printable
 from ..types import ConfigError
 from .report import Report
 from .runs import Run, flat
@@ -15,7 +16,11 @@ Rows = list[dict[str, Any]]
 def datasets(report: Report) -> dict[str, Rows]:
     """Every table by its name; rows of one table may lack columns of another's."""
     return {
-        "evaluations": [head | row for head, run in labelled(report) for row in run.evaluations],
+        "evaluations": [
+            head | {key: scalar(value) for key, value in row.items()}
+            for head, run in labelled(report)
+            for row in run.evaluations
+        ],
         "runs": [
             head
             | {key: scalar(value) for key, value in run.summary.items() if not isinstance(value, dict)}
@@ -40,7 +45,7 @@ def labelled(report: Report) -> Iterator[tuple[dict[str, Any], Run]]:
         for group in part.question.groups:
             for run in group.runs:
                 yield (
-                    {"question": part.question.title, "group": group.label, "folder": str(run.folder)}
+                    {"question": part.question.title, "group": group.label, "folder": printable(run.folder)}
                     | {name: run.summary[name] for name in ("algo", "task", "seed")},
                     run,
                 )

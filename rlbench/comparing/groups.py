@@ -1,20 +1,24 @@
 """Which runs are seeds of one another, and which may be compared: questions, and the groups that answer them."""
 
 import json
+import re
 import shlex
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..records import printable
 from .runs import Run, Skipped
 
 # Keys that do not change what is learned: where things are kept and shown, and what is said of the settings.
 ASIDE = ("cache", "trials", "tracker")
 ABSENT = "-"  # shown for a key that a config does not have
+SANDBOX = "sandbox"  # in summary.json: the backend that judged a run's programs
+NAMED = 5  # runs that a line names, at most
 
 
 class Group(NamedTuple):
-    """Runs of one algorithm that differ in nothing but the seed."""
+    """Runs of one algorithm that differ in nothing but their seeds."""
 
     label: str
     runs: list[Run]
@@ -22,7 +26,7 @@ class Group(NamedTuple):
     @property
     def trials(self) -> int:
         """How many trials the settings were chosen from; 0 is untuned, and so is a config that does not say."""
-        return max(int(run.config.get("trials") or 0) for run in self.runs)
+        return max(run.config.get("trials") or 0 for run in self.runs)
 
     @property
     def tuning(self) -> str:
@@ -30,54 +34,81 @@ class Group(NamedTuple):
 
 
 class Question(NamedTuple):
-    """One task, measured on the same held-out problems: only within it does a comparison mean something."""
+    """One task, its held-out problems and the sandbox that judged: only within it does a comparison mean something."""
 
     title: str
     groups: list[Group]
 
 
 def questions(runs: Iterable[Run]) -> tuple[list[Question], list[Skipped]]:
-    """Sorts runs; of two with the same config and seed the first is skipped, since a repetition is no evidence."""
-    tasks: defaultdict[Hashable, defaultdict[Hashable, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
+    """Sorts runs; of two with the same config and seeds the first is skipped, since a repetition is no evidence."""
+    tasks: defaultdict[Hashable, defaultdict[Hashable, dict[str, Run]]] = defaultdict(lambda: defaultdict(dict))
     skipped = []
     for run in runs:
-        asked = {key: value for key, value in run.config.items() if defines_task(key)}
-        settings = {key: value for key, value in run.config.items() if defines_group(key)}
-        group = tasks[run.summary["task"], frozen(asked)][run.summary["algo"], frozen(settings)]
-        seed = run.summary["seed"]
-        if earlier := group.get(seed):
+        group = tasks[run.summary["task"], frozen(asked(run))][run.summary["algo"], frozen(settings(run))]
+        seeds = frozen({key: value for key, value in run.config.items() if is_seed(key)})
+        if earlier := group.get(seeds):
+            seed = run.summary["seed"]
             skipped.append(Skipped(earlier.folder, f"seed {seed} was run again with the same config, in {run.folder}"))
-        group[seed] = run
-    seeds = [[list(group.values()) for group in groups.values()] for groups in tasks.values()]
-    titles = labels([groups[0][0] for groups in seeds], "task", defines_task)
-    return [Question(title, sorted_groups(groups)) for title, groups in zip(titles, seeds)], skipped
+        group[seeds] = run
+    seeded = [[list(group.values()) for group in groups.values()] for groups in tasks.values()]
+    titles = labels([groups[0][0] for groups in seeded], "task", asked)
+    return [Question(title, sorted_groups(groups)) for title, groups in zip(titles, seeded)], skipped
 
 
 def sorted_groups(groups: Sequence[list[Run]]) -> list[Group]:
-    named = labels([runs[0] for runs in groups], "algo", defines_group)
+    named = labels([runs[0] for runs in groups], "algo", settings)
     return [Group(label, sorted(runs, key=lambda run: run.summary["seed"])) for label, runs in zip(named, groups)]
 
 
-def defines_task(key: str) -> bool:
-    return key.startswith("task.") or key == "evaluation.problems"
+def asked(run: Run) -> dict[str, Any]:
+    """The settings of a run's task, and what judged it: where they differ, accuracies mean different things."""
+    own = {key: value for key, value in run.config.items() if key.startswith("task.") or key == "evaluation.problems"}
+    return own | {SANDBOX: run.summary.get("sandbox")}
 
 
-def defines_group(key: str) -> bool:
-    return key.split(".")[0] not in ASIDE and key.split(".")[-1] != "seed"
+def settings(run: Run) -> dict[str, Any]:
+    """Everything that makes a group: the config, but for seeds and what does not change what is learned."""
+    return {key: value for key, value in run.config.items() if key.split(".")[0] not in ASIDE and not is_seed(key)}
 
 
-def frozen(settings: Mapping[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True, default=str)
+def is_seed(key: str) -> bool:
+    """`seed`, `warm_start.seed`, a plugin's `algo.dropout_seed`."""
+    return re.fullmatch(r"(.*[._])?seed", key) is not None
 
 
-def labels(runs: Sequence[Run], name: str, counts: Any) -> list[str]:
-    """A name for each run: its algorithm's or task's, and whatever else tells it from others of that name."""
-    found = []
+def sandboxes(runs: Iterable[Run]) -> list[str]:
+    """A line for every task that several sandboxes judged: which, and which runs."""
+    tasks: defaultdict[tuple[str, str], defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        alike = [other.config for other in runs if other.summary[name] == run.summary[name]]
-        keys = [key for key in differing(alike) if counts(key)]
-        found.append(" ".join([run.summary[name], *(f"{short(key, keys)}={shown(run.config, key)}" for key in keys)]))
-    return found
+        same = asked(run) | {SANDBOX: None}
+        backend = run.summary.get("sandbox") or "none"
+        tasks[run.summary["task"], frozen(same)][backend].append(printable(run.folder))
+    return [
+        f"{task}: not compared with each other, since different sandboxes judged them: "
+        + "; ".join(f"{backend}: {listed(folders)}" for backend, folders in backends.items())
+        for (task, _), backends in tasks.items()
+        if len(backends) > 1
+    ]
+
+
+def listed(names: Sequence[str]) -> str:
+    more = [f"{len(names) - NAMED:,} more"] if len(names) > NAMED else []
+    return ", ".join([*names[:NAMED], *more])
+
+
+def frozen(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, sort_keys=True)
+
+
+def labels(runs: Sequence[Run], name: str, settings_of: Callable[[Run], Mapping[str, Any]]) -> list[str]:
+    """A name for each run: its algorithm's or task's, and whatever else tells it from others of that name."""
+    names, own = [run.summary[name] for run in runs], [settings_of(run) for run in runs]
+    keys = {one: differing([mine for other, mine in zip(names, own) if other == one]) for one in names}
+    return [
+        " ".join([one, *(f"{short(key, keys[one])}={shown(mine, key)}" for key in keys[one])])
+        for one, mine in zip(names, own)
+    ]
 
 
 def short(key: str, among: Sequence[str]) -> str:
@@ -93,11 +124,13 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def shown(config: Mapping[str, Any], key: str) -> str:
-    """A value as one would type it."""
+    """A value as one would type it, on one line."""
     if key not in config:
         return ABSENT
     value = config[key]
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+    if isinstance(value, str) and value.isprintable():
+        return value
+    return json.dumps(value, separators=(",", ":"))
 
 
 def commands(group: Group) -> list[str]:
@@ -106,7 +139,7 @@ def commands(group: Group) -> list[str]:
     lines = []
     for run in group.runs:
         if run.words is None:
-            lines.append(f"# {run.folder}: the words of its command line were not kept")
+            lines.append(f"# {printable(run.folder)}: the words of its command line were not kept")
         else:
             words = tuple(word for word in run.words if not word.startswith("seed="))
             seeds[words].append(str(run.summary["seed"]))

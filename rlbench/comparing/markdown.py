@@ -1,5 +1,7 @@
 """A comparison as Markdown, for a pull request or a notebook."""
 
+import re
+import textwrap
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -11,10 +13,10 @@ from .report import (
     Report,
     differences_table,
     sentences,
-    skipped_table,
     standings_table,
     verdicts_table,
 )
+from .table import skipped_table
 
 
 def markdown(report: Report, drawn: Sequence[str]) -> str:
@@ -23,7 +25,7 @@ def markdown(report: Report, drawn: Sequence[str]) -> str:
     Args:
       drawn: names of image files beside it.
     """
-    blocks = [f"# {title(report)}"]
+    blocks = [f"# {escaped(title(report))}", *map(escaped, report.notes)]
     for part in report.parts:
         blocks += section(part)
     blocks += [f"![{name}]({name})" for name in drawn]
@@ -34,24 +36,25 @@ def markdown(report: Report, drawn: Sequence[str]) -> str:
 
 def section(part: Part) -> list[str]:
     question, judgement = part
-    repeated = "\n".join(f"    {command}" for group in question.groups for command in commands(group))
-    blocks = [f"## {question.title}", tabular(standings_table(part))]
-    blocks.append("\n".join(f"- {words}" for words in sentences(judgement.verdicts)))
+    repeated = "\n".join(command for group in question.groups for command in commands(group))
+    blocks = [f"## {escaped(question.title)}", tabular(standings_table(part))]
+    blocks.append("\n".join(f"- {escaped(words)}" for words in sentences(judgement.verdicts)))
     if judgement.verdicts:
         blocks.append(tabular(verdicts_table(part)))
     if differences := differences_table(question):
         blocks.append(tabular(differences))
-    return [*filter(None, blocks), "To repeat it:", repeated]
+    return [*filter(None, blocks), "To repeat it:", textwrap.indent(repeated, "    ", lambda line: True)]
 
 
 def tabular(table: Table) -> str:
     """A table of the terminal in Markdown."""
-    header = [line(plain(column.header)) for column in table.columns]
+    header = [escaped(plain(column.header)) for column in table.columns]
     sides = [":--" if column.justify == "left" else "--:" for column in table.columns]
-    rows = [[line(plain(cell)) for cell in cells] for cells in zip(*(column.cells for column in table.columns))]
+    rows = [[escaped(plain(cell)) for cell in cells] for cells in zip(*(column.cells for column in table.columns))]
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [header, sides, *rows])
-    return f"**{plain(table.title)}**\n\n{lines}" if table.title else lines
+    return f"**{escaped(plain(table.title))}**\n\n{lines}" if table.title else lines
 
 
-def line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def escaped(text: str) -> str:
+    """A text as one line that is no table's end, no HTML, no link and no emphasis."""
+    return re.sub(r"([\\|<*`\[])", r"\\\1", " ".join(text.split()))

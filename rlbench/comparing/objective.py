@@ -1,6 +1,5 @@
 """One number of a run, from its files on disk: what a search over settings makes large or small."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..plugins import nearest
+from ..records import read_ledger, read_rows, read_summary
 from ..types import ConfigError
 from .curves import training_flops
 from .runs import flat
-from .table import read
 
 KEY = "hydra.sweeper.objective"
 AT_BUDGET = re.compile(r"accuracy_at_(?P<amount>\d+(\.\d+)?(e[+-]?\d+)?)_(?P<axis>.+)")
@@ -31,11 +30,11 @@ def measure(folder: Path, objective: str) -> float | None:
 
     Raises:
       ConfigError: no run has it.
+      Unreadable: a file of the run is damaged.
     """
     if match := AT_BUDGET.fullmatch(objective):
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return accuracy_at(rows, match["axis"], float(match["amount"]))
-    leaves = dict(flat(read(folder / "ledger.json") or {})) | dict(flat(read(folder / "summary.json")))
+        return accuracy_at(read_rows(folder), match["axis"], float(match["amount"]))
+    leaves = dict(flat(read_ledger(folder))) | dict(flat(read_summary(folder)))
     numbers = {name: value for name, value in leaves.items() if value is None or type(value) in (int, float)}
     if objective not in numbers:
         raise ConfigError(KEY, objective, f"no number of summary.json or ledger.json{nearest(objective, numbers)}")
@@ -44,10 +43,10 @@ def measure(folder: Path, objective: str) -> float | None:
 
 def accuracy_at(rows: Sequence[Mapping[str, Any]], axis: str, amount: float) -> float | None:
     """Held-out accuracy when so much was spent, on the line between the evaluations before and after."""
-    if axis not in rows[0]:
+    if type(rows[0].get(axis)) not in (int, float):
         raise ConfigError(KEY, f"accuracy_at_{amount:g}_{axis}", f"no column of metrics.jsonl{nearest(axis, rows[0])}")
     cost = training_flops if axis == "flops" else itemgetter(axis)
-    points = [(cost(row), row["heldout/accuracy"]) for row in rows if "heldout/accuracy" in row]
+    points = [(cost(row), row["heldout/accuracy"]) for row in rows if row.get("heldout/accuracy") is not None]
     for (spent, accuracy), (then, later) in pairwise(points):
         if spent <= amount <= then:
             return accuracy + (later - accuracy) * (amount - spent) / max(then - spent, 1e-9)

@@ -16,10 +16,10 @@ from .report import (
     differences_table,
     group_tables,
     sentences,
-    skipped_table,
     standings_table,
     verdicts_table,
 )
+from .table import skipped_table
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --faint: #666; --paper: #fff; --line: #ddd; --box: #f5f5f5; }
@@ -86,6 +86,7 @@ def page(report: Report) -> str:
             f"<title>rlbench: {escape(title(report))}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
             f"<h1>{escape(title(report))}</h1>",
             f'<p class="small">{escape(", ".join(report.folders))}; rlbench {escape(version("rlbench"))}</p>',
+            *(f"<p>{escape(note)}</p>" for note in report.notes),
             *sections,
             f'<h2>How this was found</h2><p class="small">{escape(METHOD)}</p>',
             "<noscript>The figures are drawn by a script in this page, which does not run here.</noscript>",

@@ -1,5 +1,6 @@
 """A comparison as tables, which the terminal, the page and Markdown show alike."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from ..accounting.tables import ledger_tables
-from .groups import Group, Question, differing, shown
+from .groups import Group, Question, differing, is_seed, shown
 from .runs import Skipped
 from .table import table_of
 from .verdicts import Judgement, Standing, Verdict
@@ -27,6 +28,7 @@ class Report(NamedTuple):
     folders: list[str]
     parts: list[Part]
     skipped: list[Skipped]
+    notes: list[str]  # of what is not compared with what, though it might seem so
 
 
 def standings_table(part: Part) -> Table:
@@ -76,7 +78,7 @@ def verdicts_table(part: Part) -> Table:
 def differences_table(question: Question) -> Table | None:
     """The keys of the configs that differ between groups, and their values; None where none does."""
     configs = [group.runs[0].config for group in question.groups]
-    keys = [key for key in differing(configs) if key.split(".")[-1] != "seed"]
+    keys = [key for key in differing(configs) if not is_seed(key)]
     if not keys:
         return None
 
@@ -86,11 +88,6 @@ def differences_table(question: Question) -> Table | None:
     columns: dict[str, Any] = {"key": lambda key: key}
     columns |= {group.label: cell(config) for group, config in zip(question.groups, configs)}
     return table_of("what differs in the configs", columns, keys)
-
-
-def skipped_table(skipped: Sequence[Skipped]) -> Table:
-    columns = {"folder": lambda one: str(one.folder), "reason": lambda one: one.reason}
-    return table_of("left out", columns, skipped)
 
 
 def group_ledger(group: Group) -> dict[str, Any]:
@@ -107,12 +104,13 @@ def mean_of(values: Sequence[Any]) -> Any:
     """Number by number the mean of ledgers; what is no number is the first's. A part that one lacks is 0 there."""
     first = next((value for value in values if value is not None), None)
     if isinstance(first, dict):
-        names = dict.fromkeys(name for value in values if value for name in value)
-        return {name: mean_of([value.get(name) for value in values if value]) for name in names}
+        parts = [value for value in values if isinstance(value, dict)]
+        return {name: mean_of([part.get(name) for part in parts]) for name in dict.fromkeys(itertools.chain(*parts))}
     if isinstance(first, bool) or not isinstance(first, int | float):
         return first
-    mean = sum(value or 0 for value in values) / len(values)
-    return round(mean) if all(isinstance(value, int | None) for value in values) else mean
+    numbers = [value for value in values if isinstance(value, int | float)]
+    mean = sum(numbers) / len(values)
+    return round(mean) if all(isinstance(value, int) for value in numbers) else mean
 
 
 def average(group: Group, name: str) -> float:

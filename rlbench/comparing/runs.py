@@ -1,26 +1,24 @@
 """Runs, read from their folders. One that cannot be read whole is skipped with its reason and harms no other."""
 
-import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from ..accounting.ledger import SCHEMA
 from ..discovery import flags
+from ..records import (
+    Unreadable,
+    line,
+    read_config,
+    read_hydra,
+    read_ledger,
+    read_rows,
+    read_summary,
+    read_words,
+)
 
 FILES = {"metrics.jsonl", "summary.json", "ledger.json"}  # each of which makes a folder a run's
-EVALUATED = b'"heldout/accuracy"'  # in the lines of metrics.jsonl that hold an evaluation
-# What a comparison reads of a summary, of a ledger, and of an evaluation's line of metrics.
-SUMMARY = {"algo", "task", "seed", "wall_seconds", "flops", "peak_memory_bytes"}
-LEDGER = {"compute", "memory", "rollouts", "tokens", "verification", "time"}
-ROW = {"step", "rollouts", "flops", "wall_seconds", "verification/cpu_seconds"}
-BETWEEN = 50  # lines between evaluations that are read of a run, evenly spaced; a run may have a million
 OUTCOMES = ("finished", "diverged")  # of the algorithm; what else ends a run says nothing of it
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 
 
 class Run(NamedTuple):
@@ -35,8 +33,8 @@ class Run(NamedTuple):
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """The rows that hold an accuracy, and not NaN."""
-        return [row for row in self.rows if math.isfinite(row.get("heldout/accuracy", math.nan))]
+        """The rows that hold an accuracy; where no verdict told there is none."""
+        return [row for row in self.rows if row.get("heldout/accuracy") is not None]
 
     @property
     def diverged(self) -> bool:
@@ -50,128 +48,71 @@ class Skipped(NamedTuple):
     reason: str
 
 
-class Unreadable(ValueError):
-    """What is wrong with a run's files."""
-
-
 def load(folders: Iterable[Path]) -> tuple[list[Run], list[Skipped]]:
     """All runs below the folders, in the order of their paths, each once."""
-    runs, skipped = [], []
-    for folder in found(folders):
+    places, skipped = found(folders)
+    runs = []
+    for folder in places:
         try:
             runs.append(load_run(folder))
         except Unreadable as error:
             skipped.append(Skipped(folder, str(error)))
-    return runs, skipped
+    return runs, sorted(skipped, key=lambda one: natural(one.folder))
 
 
-def found(folders: Iterable[Path]) -> list[Path]:
-    """The folders below that hold a file of a run, or a config beside Hydra's own folder, which isn't looked into."""
+def found(folders: Iterable[Path]) -> tuple[list[Path], list[Skipped]]:
+    """The folders below that hold a file of a run, or a config beside Hydra's own folder, which isn't looked into.
+
+    Those that cannot be looked into are skipped.
+    """
     seen: dict[Path, Path] = {}
+    closed: list[OSError] = []
     for root in folders:
-        for place, inner, files in os.walk(root):
-            if not FILES.isdisjoint(files) or ("config.yaml" in files and ".hydra" in inner):
+        for place, inner, files in os.walk(root, onerror=closed.append):
+            names = {*inner, *files}  # a folder in the place of a file is damage, too
+            if not FILES.isdisjoint(names) or ("config.yaml" in names and ".hydra" in inner):
                 seen.setdefault(Path(place).resolve(), Path(place))
             inner[:] = [name for name in inner if not name.startswith(".")]
-    return sorted(seen.values(), key=natural)
+    return sorted(seen.values(), key=natural), [Skipped(Path(one.filename), str(one.strerror)) for one in closed]
 
 
 def natural(path: Path) -> list[tuple[bool, int, str]]:
     """A sort key under which job 10 comes after job 9."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in path.parts]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in path.parts]
 
 
 def load_run(folder: Path) -> Run:
     """One run.
 
     Raises:
-      Unreadable: it did not end, or one of its files is missing, torn or of another schema.
+      Unreadable: it did not end, its end was not measured, or one of its files is damaged or of another run.
     """
-    summary = mapping(folder, "summary.json", json.loads)
-    if summary.get("status") not in OUTCOMES:
-        raise Unreadable(" ".join(f"{summary.get('status')}: {summary.get('error', 'no error is known')}".split()))
-    ledger = mapping(folder, "ledger.json", json.loads)
-    if ledger.get("schema") != SCHEMA:
-        raise Unreadable(f"ledger.json: schema {ledger.get('schema')}, not {SCHEMA}")
-    config = mapping(folder, "config.yaml", parse_yaml)
-    rows = read_rows(folder / "metrics.jsonl")
-    run = Run(folder, dict(flat(config)), summary, ledger, rows, command_line(folder))
-    if not run.evaluations:
+    summary = read_summary(folder)
+    if summary["status"] not in OUTCOMES:
+        raise Unreadable(line(f"{summary['status']}: {summary.get('error', 'no error is known')}"))
+    if "flops" not in summary:
+        raise Unreadable("summary.json: no flops")
+    config = read_config(folder)
+    if config["seed"] != summary["seed"]:
+        raise Unreadable(f"config.yaml: seed {config['seed']}, but {summary['seed']} in summary.json")
+    run = Run(folder, dict(flat(config)), summary, read_ledger(folder), read_rows(folder), command_line(folder))
+    if (last := run.rows[-1]["step"]) < summary["learner_steps"]:
+        raise Unreadable(f"metrics.jsonl: ends at step {last} of {summary['learner_steps']}")
+    evaluated = [row for row in run.rows if "heldout/accuracy" in row]
+    if not evaluated:
         raise Unreadable("metrics.jsonl: no evaluation")
-    for name, needed, there in (
-        ("summary.json", SUMMARY, summary.keys()),
-        ("ledger.json", LEDGER, ledger.keys()),
-        ("metrics.jsonl", ROW, set.intersection(*map(set, run.evaluations))),
-    ):
-        if missing := needed - there:
-            raise Unreadable(f"{name}: no {', '.join(sorted(missing))}")
+    if not run.evaluations or (evaluated[-1] is not run.evaluations[-1] and not run.diverged):
+        step = evaluated[-1]["step"]
+        raise Unreadable(f"accuracy at step {step} was not measured: every verdict was an infrastructure fault")
     return run
 
 
 def command_line(folder: Path) -> list[str] | None:
     """The words that run it again, folders of plugins among them, from what Hydra keeps."""
-    if not (folder / ".hydra/overrides.yaml").exists():
-        return None
-    given = []
-    if (folder / ".hydra/hydra.yaml").exists():
-        try:
-            given = flags(mapping(folder, ".hydra/hydra.yaml", parse_yaml))
-        except (KeyError, TypeError):
-            raise Unreadable(".hydra/hydra.yaml: not as Hydra writes it") from None
-    return [*given, *parse_yaml(text(folder / ".hydra/overrides.yaml"))]
-
-
-def mapping(folder: Path, name: str, parse: Any) -> dict[str, Any]:
-    """The content of a file that has to hold a mapping."""
-    try:
-        content = parse(text(folder / name))
-    except (ValueError, yaml.YAMLError) as error:
-        if isinstance(error, Unreadable):
-            raise
-        raise Unreadable(f"{name}: cannot be parsed") from None
-    if not isinstance(content, dict):
-        raise Unreadable(f"{name}: no mapping")
-    return content
-
-
-def text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise Unreadable(f"no {path.name}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unreadable(f"{path.name}: {error}") from None
-
-
-def parse_yaml(content: str) -> Any:
-    return yaml.load(content, Loader)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run, and evenly spaced lines between; the others are not parsed, which takes the time.
-
-    Raises:
-      Unreadable: there is no such file, its last line is torn, or one that was read is no row.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError:
-        raise Unreadable(f"no {path.name}") from None
-    if not content.endswith(b"\n"):
-        raise Unreadable(f"{path.name}: the last line is torn")
-    lines = content.splitlines()
-    every = max(1, len(lines) // BETWEEN)
-    rows = []
-    for number, line in enumerate(lines):
-        if number % every == 0 or EVALUATED in line or number == len(lines) - 1:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise Unreadable(f"{path.name}: line {number + 1} is no row of metrics")
-            rows.append(row)
-    return rows
+    words = read_words(folder)
+    if words is None or not os.path.lexists(folder / ".hydra/hydra.yaml"):
+        return words
+    return [*flags(read_hydra(folder)), *words]
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

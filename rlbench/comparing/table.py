@@ -1,26 +1,37 @@
 """The tables of runs, from their summaries and ledgers on disk: what they learned, and what that cost."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os.path import lexists
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
+from ..records import Unreadable, line, printable, read_ledger, read_summary
 from ..types import Fate, Phase
-from .runs import found
+from .runs import Skipped, found
 
 
-def reports(folders: Iterable[Path]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Summary and ledger of all runs below the folders, in the order of their paths; no ledger if it never started."""
-    summaries = [(folder, read(folder / "summary.json")) for folder in found(folders)]
-    return [(summary, read(folder / "ledger.json")) for folder, summary in summaries if summary]
+class Reports(NamedTuple):
+    """What runs left of their outcome."""
+
+    runs: list[tuple[dict[str, Any], dict[str, Any] | None]]  # summary and ledger; no ledger if it never started
+    unread: list[Skipped]
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+def reports(folders: Iterable[Path]) -> Reports:
+    """All runs below the folders, in the order of their paths."""
+    places, unread = found(folders)
+    runs = []
+    for folder in places:
+        try:
+            runs.append((read_summary(folder), read_ledger(folder) if lexists(folder / "ledger.json") else None))
+        except Unreadable as error:
+            unread.append(Skipped(folder, str(error)))
+    return Reports(runs, unread)
 
 
 def results_table(rows: Sequence[dict[str, Any]]) -> Table:
@@ -84,15 +95,23 @@ def fraction(rollouts: Mapping[str, Any], fate: Fate) -> float:
 
 
 LEFT = {"algorithm", "task", "status", "settings", "key", "folder", "reason"}  # columns of words
+LONG = {"folder", "reason"}  # of which no word is left out, however narrow the terminal
 
 
 def table_of(title: str, columns: Mapping[str, Callable[[Any], str]], rows: Iterable[Any]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """A table of texts as they are: what looks like rich's markup, in a name or an error, is none."""
+    table = Table(title=Text(title, style="table.title"), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
+        side: JustifyMethod = "left" if name in LEFT else "right"
+        table.add_column(Text(name), justify=side, no_wrap=name not in LONG, overflow="fold")
     for row in rows:
-        table.add_row(*(cell(row) for cell in columns.values()))
+        table.add_row(*(Text(cell(row)) for cell in columns.values()))
     return table
+
+
+def skipped_table(skipped: Sequence[Skipped]) -> Table:
+    columns = {"folder": lambda one: printable(one.folder), "reason": lambda one: line(one.reason)}
+    return table_of("left out", columns, skipped)
 
 
 def share(value: float | None) -> str:
@@ -101,8 +120,11 @@ def share(value: float | None) -> str:
 
 def show_tables(folders: Iterable[Path]) -> None:
     """Prints the tables of all runs below the folders, if there are any."""
-    runs = reports(folders)
+    runs, unread = reports(folders)
+    console = Console()
     if runs:
-        Console().print(results_table([summary for summary, _ in runs]))
+        console.print(results_table([summary for summary, _ in runs]))
     if ledgers := [(summary, ledger) for summary, ledger in runs if ledger]:
-        Console().print(costs_table(ledgers))
+        console.print(costs_table(ledgers))
+    if unread:
+        console.print(skipped_table(unread))

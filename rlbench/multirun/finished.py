@@ -3,13 +3,15 @@
 import contextlib
 import copy
 import itertools
-import json
 from collections.abc import Iterator
+from os.path import lexists
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+
+from ..records import RECORD, Unreadable, content, read_summary
 
 
 class Finished:
@@ -26,7 +28,9 @@ class Finished:
         for path in sorted(folder.rglob("config.yaml")):
             if not path.with_name("hydra.yaml").exists():  # which is beside Hydra's own copy
                 self._taken.add(path.parent)
-                self._runs.setdefault(path.read_text(), []).append(path.parent)
+                if can_be_written(path.parent):
+                    with contextlib.suppress(Unreadable):  # then it is some other run's
+                        self._runs.setdefault(content(path).decode(errors="replace"), []).append(path.parent)
 
     def place(self, config: DictConfig, number: int) -> tuple[Path, bool]:
         """Gives a job its folder: that of its own earlier attempt, or the next that no other run has.
@@ -60,9 +64,14 @@ class Finished:
 def is_finished(folder: Path) -> bool:
     """Whether a run says so, whole."""
     try:
-        return json.loads((folder / "summary.json").read_text())["status"] == "finished"
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_summary(folder)["status"] == "finished"
+    except Unreadable:
         return False
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether a run can write its record there: it is there already, or nothing is in its place."""
+    return all(path.is_file() or not lexists(path) for path in (folder / name for name in RECORD))
 
 
 def resolved(config: DictConfig) -> str | None:

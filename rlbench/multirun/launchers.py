@@ -25,9 +25,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ..comparing.table import read
 from ..help import explain
 from ..plugins import plain, valid
+from ..records import read_summary
 from ..types import ConfigError
 from .finished import Finished
 from .job import InvalidJob, Job, JobFailed, failure, library, line, perform
@@ -66,7 +66,7 @@ class Jobs(Launcher):
             if done:
                 log.info("job %d is already finished: %s", index + 1, folder)
                 returns[index] = JobReturn(overrides, working_dir=str(folder), status=JobStatus.COMPLETED)
-                returns[index].return_value = read(folder / "summary.json")["accuracy_after"]
+                returns[index].return_value = read_summary(folder)["accuracy_after"]
             else:
                 jobs.append(Job(index, overrides, config, folder))
         with contextlib.closing(self.run(jobs)) as outcomes:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..comparing.objective import measure
 from ..plugins import read
+from ..records import Unreadable
 from ..types import ConfigError, Count
 from .job import library
 from .repeating import repeats, reported
@@ -113,7 +114,11 @@ class OptunaSweeper(Sweeper):
         """The mean of the runs of a trial; None where one of them has no value."""
         if any(run.status == JobStatus.FAILED for run in runs):
             return None
-        values = [measure(Path(str(run.working_dir)), self.settings.objective) for run in runs]
+        try:
+            values = [measure(Path(str(run.working_dir)), self.settings.objective) for run in runs]
+        except Unreadable as error:
+            log.warning("a trial without a value: %s: %s", runs[0].working_dir, error)
+            return None
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if len(known) == len(values) else None
 

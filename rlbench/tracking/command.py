@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ..records import Unreadable, printable
 from .sending import IDENTITY, Identity, NotSent, send, send_page
 
 SAYS, CONNECTED = "rlbench-wandb: ", "connected"
@@ -56,10 +57,10 @@ def attempt(sending: Callable[[Identity, bool], None], folder: Path, options: ar
     try:
         who = identity(folder, options.project, options.entity)
         sending(who, options.offline)
-    except NotSent as error:
-        print(f"{folder}: not sent: {error}", flush=True)
+    except (NotSent, Unreadable) as error:
+        print(f"{printable(folder)}: not sent: {error}", flush=True)
         return False
-    print(f"{folder}: {'written, for' if options.offline else 'sent to'} {who.project}/{who.id}", flush=True)
+    print(f"{printable(folder)}: {'written, for' if options.offline else 'sent to'} {who.project}/{who.id}", flush=True)
     return True
 
 
@@ -68,7 +69,7 @@ def identity(folder: Path, project: str | None, entity: str | None) -> Identity:
     before = Identity.of(folder)
     if before and project in (None, before.project) and entity in (None, before.entity):
         return before
-    now = Identity.new(project or "rlbench", entity, before and before.group, before.tags if before else ())
+    now = Identity.new(project or "rlbench", entity, before and before.group, before.tags if before else [])
     try:
         now.keep(folder)
     except OSError as error:
@@ -99,6 +100,9 @@ def follow(folder: Path, offline: bool) -> bool:
         try:
             send(folder, who, offline, taken)
             return True
+        except Unreadable as error:
+            say(str(error))
+            return False
         except NotSent as error:
             say(str(error))
             if last or error.__cause__ is None:

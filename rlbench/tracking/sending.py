@@ -6,7 +6,6 @@ that arrived.
 """
 
 import contextlib
-import io
 import json
 import os
 import secrets
@@ -20,10 +19,24 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..records import (
+    MOST_METRICS,
+    RECORD,
+    Step,
+    Transcript,
+    lines_of,
+    opened,
+    read_config,
+    read_hydra,
+    read_json,
+    read_ledger,
+    read_row,
+    read_summary,
+    read_yaml,
+)
 from .sheets import memory, numbers, sheets
 
 IDENTITY = "wandb.json"
-FILES = ("config.yaml", "metrics.jsonl", "transcripts.jsonl", "summary.json", "ledger.json")
 TRANSCRIPT = ("step", "problem", "likeliest", "prompt", "reply", "status", "detail", "reward")
 AXES = ("step", "rollouts", "flops", "wall_seconds", "verification/cpu_seconds")  # in every row
 EXIT_CODES = {"finished": 0, "interrupted": 130}  # of a run's statuses; all others are 1
@@ -39,17 +52,16 @@ class Identity(NamedTuple):
     project: str
     entity: str | None
     group: str | None  # null is the sweep
-    tags: tuple[str, ...]  # beside algorithm, task and seed
+    tags: list[str]  # beside algorithm, task and seed
 
     @classmethod
-    def new(cls, project: str, entity: str | None, group: str | None, tags: tuple[str, ...]) -> "Identity":
+    def new(cls, project: str, entity: str | None, group: str | None, tags: list[str]) -> "Identity":
         return cls(secrets.token_hex(8), project, entity, group, tags)
 
     @classmethod
     def of(cls, folder: Path) -> "Identity | None":
         """That of an earlier sending."""
-        path = folder / IDENTITY
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        return read_json(folder / IDENTITY, cls) if os.path.lexists(folder / IDENTITY) else None
 
     def keep(self, folder: Path) -> None:
         draft = folder / f"{IDENTITY}.part"
@@ -69,6 +81,7 @@ def send(folder: Path, who: Identity, offline: bool, ends_within: Callable[[floa
 
     Raises:
       NotSent: its cause is what wandb or the disk said, if another attempt may do better.
+      Unreadable: a file of the run is damaged.
     """
     with begun(about(folder, who), folder, offline) as run:
         last = send_rows(run, folder, ends_within or (lambda seconds: True))
@@ -165,16 +178,14 @@ def about(folder: Path, who: Identity) -> dict[str, Any]:
 
     The config is the resolved one and, under `choices`, what was chosen of every group.
     """
+    config, kept = read_config(folder), read_hydra(folder)
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        hydra = OmegaConf.merge(*(OmegaConf.load(folder / ".hydra" / name) for name in ("config.yaml", "hydra.yaml")))
+        hydra = OmegaConf.merge(read_yaml(folder / ".hydra/config.yaml", dict[str, Any]), kept)
         group = who.group or sweep_of(hydra.hydra)
-    except OSError as error:
-        raise NotSent(f"{error.filename}: {error.strerror}") from None
     except OmegaConfBaseException as error:
         raise NotSent(f"{folder / '.hydra'}: {one_line(error)}") from None
-    choices: Any = OmegaConf.to_container(hydra.hydra.runtime.choices)
-    choices = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    chosen = kept["hydra"]["runtime"]["choices"]
+    choices = {group: option for group, option in chosen.items() if not group.startswith("hydra/")}
     names = [choices["algo"], choices["task"], f"seed {config['seed']}"]
     return {
         "id": who.id,
@@ -210,12 +221,12 @@ def send_rows(run: Any, folder: Path, ends_within: Callable[[float], bool]) -> i
     waiting: dict[int, list[dict[str, Any]]] = {}  # transcripts, which are written before their step's row
     while not over:
         over = ends_within(BREATH)
-        for row in rows.new():
+        for row in rows.new(Step):
             step = row["step"]
             for name in row.keys() - defined:
                 run.define_metric(name, step_metric="step")
             defined |= row.keys()
-            for reply in replies.new():
+            for reply in replies.new(Transcript):
                 waiting.setdefault(reply["step"], []).append(reply | {"reply": "\n".join(reply["replies"])})
             if step >= run.starting_step:  # the others arrived in an earlier attempt
                 if said := waiting.pop(step, None):
@@ -229,7 +240,8 @@ def send_end(run: Any, folder: Path, last: int) -> int:
     """Sends the outcome, the ledger and the files. Returns the run's exit code."""
     import wandb
 
-    summary, ledger = read(folder / "summary.json"), read(folder / "ledger.json")
+    summary = read_summary(folder) if os.path.lexists(folder / "summary.json") else None
+    ledger = read_ledger(folder) if os.path.lexists(folder / "ledger.json") else None
     run.summary.update(numbers(summary or {}, "summary") | numbers(ledger or {}, "ledger"))
     if ledger:
         run.summary.update(numbers(memory(ledger), "memory"))
@@ -239,7 +251,7 @@ def send_end(run: Any, folder: Path, last: int) -> int:
             {f"ledger/{name}": wandb.Table(list(sheet.columns), sheet.rows) for name, sheet in tables.items()},
             step=last + 1,
         )
-    files = [path for name in FILES if (path := folder / name).exists()]
+    files = [path for name in RECORD if (path := folder / name).exists()]
     run.log_artifact(run_artifact(f"run-{run.id}", "run", "The record of a run, as docs/ledger.md defines it", files))
     return EXIT_CODES.get(summary["status"], 1) if summary else 1
 
@@ -258,17 +270,14 @@ class Lines:
     """The lines of a file of JSON that may still be written to; none where there is no file."""
 
     def __init__(self, path: Path):
-        self._file = path.open() if path.exists() else io.StringIO()
-        self._torn = ""
+        self._name, self._torn, self._number = path.name, b"", 0
+        self._file = opened(path, MOST_METRICS) if os.path.lexists(path) else None
 
-    def new(self) -> Iterator[dict[str, Any]]:
-        """Those that were completed since the last call."""
-        while piece := self._file.readline():
+    def new(self, kind: Any) -> Iterator[dict[str, Any]]:
+        """Those that were completed since the last call, each of which has the declared shape."""
+        for piece in lines_of(self._file, self._name) if self._file else ():
             self._torn += piece
-            if self._torn.endswith("\n"):
-                line, self._torn = self._torn, ""
-                yield json.loads(line)
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+            if self._torn.endswith(b"\n"):
+                text, self._torn = self._torn, b""
+                yield read_row(text, self._number, self._name, kind)
+                self._number += 1

@@ -50,7 +50,7 @@ class WeightsAndBiases:
         finish_seconds: NonNegative,
     ):
         self.mode, self.patience = mode, finish_seconds
-        self.identity = Identity.new(project, entity, group, tuple(tags))
+        self.identity = Identity.new(project, entity, group, tags)
         self.folder: Path
         self.sender: subprocess.Popen[bytes] | None = None
         self.scratch: tempfile.TemporaryDirectory[str]  # what the sender leaves there, even where it is killed

@@ -12,12 +12,12 @@ from rlbench.comparing.runs import Run, flat
 from rlbench.types import Fate
 
 CONFIG = {
-    "algo": {"_target_": "nowhere.first", "group_size": 8},
+    "algo": {"group_size": 8},
     "task": {"digits": 2},
     "evaluation": {"problems": 256, "every": 5},
     "steps": 10,
     "cache": None,
-    "warm_start": {"seed": 0},
+    "warm_start": {"steps": 100},
 }
 
 
@@ -31,24 +31,27 @@ def ledger() -> dict[str, Any]:
             "executed": executed,
             "useful": {"by_phase": {}, "total": 1e9},
             "utilisation": {"executed": 0.2, "useful": 0.1},
+            "untold": [],
         },
         "memory": {
             "components": {"policy": network},
             "kv_cache": 500_000,
             "rollout_buffers": 100_000,
             "temporaries": {"update": 3_000_000},
-            "price": {},
+            "price": {"critic": {"with": 8_000_000, "without": 4_000_000, "difference": 4_000_000}},
             "device_peak": 8_000_000,
             "resident_peak": 500_000_000,
         },
         "rollouts": {"problems": 10, "generated": 100, "by_fate": dict.fromkeys(Fate, 0) | {Fate.TRAINED: 100}},
         "tokens": {"by_fate": dict.fromkeys(Fate, 0)},
         "verification": {"calls": 100, "cpu_seconds": 0.5, "wall_seconds": 0.6},
-        "time": {"wall": 10.0, "idle_fraction": 0.25, "devices": {"actor only": 7.5, "waiting for the host": 2.5}},
+        "time": {"wall": 10.0, "idle_fraction": 0.25, "devices": {"actor only": 7.5, "waiting for the host": 2.5}}
+        | {"actor": {"computing": 10.0}, "learner": {"waiting": 10.0}},
+        "price": {"gain": None, "per_point": {"flops": 1e9}, "per_solved": {"flops": None}},
     }
 
 
-def rows(accuracies: dict[int, float], rollouts: int = 100) -> list[dict[str, Any]]:
+def rows(accuracies: dict[int, float | None], rollouts: int = 100) -> list[dict[str, Any]]:
     """Metrics of which those at the steps given hold an evaluation."""
     made = []
     for step in range(max(accuracies) + 1):
@@ -61,21 +64,25 @@ def rows(accuracies: dict[int, float], rollouts: int = 100) -> list[dict[str, An
 
 def run(
     seed: int = 0,
-    accuracies: dict[int, float] | None = None,
+    accuracies: dict[int, float | None] | None = None,
     *,
     algo: str = "first",
     task: str = "adding",
     status: str = "finished",
     folder: Path = Path("nowhere"),
+    sandbox: str | None = None,
     **config: Any,
 ) -> Run:
     """One in memory. Keys of the config are dotted, with __ for a dot."""
     summary = {"algo": algo, "task": task, "seed": seed, "status": status, "wall_seconds": 10.0, "flops": 2e9}
-    summary |= {"peak_memory_bytes": 8_000_000}
+    summary |= {"peak_memory_bytes": 8_000_000, "sandbox": sandbox}
+    points = {0: 0.1, 10: 0.5} if accuracies is None else accuracies
+    summary |= {"accuracy_before": points[0], "accuracy_after": points[max(points)]}
+    summary |= {"learner_steps": max(points), "rollouts": 100 * max(points), "tokens": 1000}
     settings = dict(flat(CONFIG)) | {key.replace("__", "."): value for key, value in config.items()}
-    settings |= {"seed": seed, "warm_start.seed": seed, "algo._target_": f"nowhere.{algo}"}
+    settings = {"seed": seed, "warm_start.seed": seed, "algo._target_": f"nowhere.{algo}"} | settings
     words = [f"algo={algo}", f"seed={seed}"]
-    return Run(folder, settings, summary, ledger(), rows(accuracies or {0: 0.1, 10: 0.5}), words)
+    return Run(folder, settings, summary, ledger(), rows(points), words)
 
 
 def write(run: Run, folder: Path) -> Path:

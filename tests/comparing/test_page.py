@@ -54,7 +54,7 @@ def report() -> Report:
     runs += [made.run(0, algo="first", a_key_with_quite_a_long_name_as_they_are="and a long value, 1234567890")]
     asked, _ = questions(runs)
     parts = [Part(question, judge(question, AXES["rollouts"])) for question in asked]
-    return Report(["nowhere"], parts, [Skipped(Path("nowhere/else"), "no summary.json")])
+    return Report(["nowhere"], parts, [Skipped(Path("nowhere/else"), "no summary.json")], [])
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from rlbench.comparing.curves import AXES, accuracy, band
-from rlbench.comparing.groups import commands, questions
+from rlbench.comparing.groups import commands, questions, sandboxes
 from rlbench.comparing.report import mean_of
 from rlbench.comparing.runs import load
+from rlbench.comparing.table import show_tables
 
 from . import made
 
@@ -52,14 +53,13 @@ def broken(name: str, content: bytes):
             for name in ("config.yaml", "ledger.json")
         ),
         (lambda folder: (folder / "metrics.jsonl").unlink(), "no metrics.jsonl"),
-        (broken("summary.json", b"{"), "summary.json: cannot be parsed"),
-        (broken("config.yaml", b"a: [\n"), "config.yaml: cannot be parsed"),
-        (broken("ledger.json", b"[]"), "ledger.json: no mapping"),
+        (broken("summary.json", b"{"), "summary.json: no JSON: EOF while parsing"),
+        (broken("config.yaml", b"a: [\n"), "config.yaml: no YAML: while parsing"),
+        (broken("ledger.json", b"[]"), "ledger.json: input should be a valid dictionary"),
         (broken("summary.json", b"\xff\xfe"), "summary.json:"),
-        (broken("metrics.jsonl", b"\n"), "metrics.jsonl: line 1 is no row of metrics"),
-        (broken("metrics.jsonl", b"[1]\n"), "metrics.jsonl: line 1 is no row of metrics"),
-        (broken("metrics.jsonl", b'{"step": 0}\n'), "metrics.jsonl: no evaluation"),
-        (broken("metrics.jsonl", b'{"step": 0, "heldout/accuracy": 0.5}\n'), "metrics.jsonl: no flops, rollouts"),
+        (broken("metrics.jsonl", b"\n"), "metrics.jsonl: line 1: no JSON"),
+        (broken("metrics.jsonl", b"[1]\n"), "metrics.jsonl: line 1: input should be a valid dictionary"),
+        (broken("metrics.jsonl", b'{"step": 0}\n'), "metrics.jsonl: line 1: no rollouts, flops, wall_seconds"),
         (broken("ledger.json", b'{"schema": 1}'), "ledger.json: no compute, memory"),
         (broken("metrics.jsonl", b""), "metrics.jsonl: "),
     ],
@@ -104,9 +104,23 @@ def test_every_evaluation_is_read_of_a_run_of_which_not_every_line_is(tmp_path):
 
 
 def test_an_evaluation_that_measured_nothing_is_none(tmp_path):
-    made.write(made.run(0, {0: 0.5, 5: float("nan"), 10: 0.7}), tmp_path / "0")
+    made.write(made.run(0, {0: 0.5, 5: None, 10: 0.7}), tmp_path / "0")
     ((run,), _) = load([tmp_path])
     assert accuracy(run, AXES["rollouts"]).at(np.array(500)) == pytest.approx(60)
+
+
+def test_a_run_whose_end_was_not_measured_is_listed_and_sets_no_budget_for_others(tmp_path):
+    made.write(made.run(0, {0: 0.5, 5: 0.6, 10: None}), tmp_path / "0")
+    made.write(made.run(1), tmp_path / "1")
+    ((run,), (skipped,)) = load([tmp_path])
+    assert run.summary["seed"] == 1
+    assert skipped.reason == "accuracy at step 10 was not measured: every verdict was an infrastructure fault"
+
+
+def test_a_table_shows_accuracy_that_was_not_measured_as_none(tmp_path, capsys):
+    made.write(made.run(0, {0: None, 10: None}), tmp_path / "0")
+    show_tables([tmp_path])
+    assert "0.000" not in capsys.readouterr().out
 
 
 def test_runs_that_differ_in_the_seed_and_where_things_lie_are_one_group():
@@ -135,6 +149,38 @@ def test_a_seed_that_was_run_twice_counts_once():
     ((question,), skipped) = questions([first, again])
     assert question.groups[0].runs == [again]
     assert [(one.folder.name, "run again" in one.reason) for one in skipped] == [("a", True)]
+
+
+@pytest.mark.parametrize("key", ["warm_start__seed", "algo__seed", "algo__dropout_seed"])
+def test_runs_that_differ_in_any_seed_are_all_evidence(key):
+    runs = [made.run(0, **{key: seed}) for seed in range(3)]
+    ((question,), skipped) = questions(runs)
+    assert [len(group.runs) for group in question.groups] == [3] and not skipped
+    again, skipped = questions([*runs, made.run(0, **{key: 2})])
+    assert [len(group.runs) for group in again[0].groups] == [3] and len(skipped) == 1
+
+
+def test_a_key_that_only_ends_like_a_seed_makes_a_group():
+    ((question,), _) = questions([made.run(0, algo__reseed=1), made.run(0, algo__reseed=2)])
+    assert [group.label for group in question.groups] == ["first reseed=1", "first reseed=2"]
+
+
+def test_runs_that_different_sandboxes_judged_are_not_compared():
+    runs = [made.run(seed, sandbox=one, folder=Path(f"{one}-{seed}")) for one in ("fork", "monty") for seed in range(2)]
+    asked, skipped = questions(runs)
+    assert [question.title for question in asked] == ["adding sandbox=fork", "adding sandbox=monty"] and not skipped
+    assert [len(group.runs) for question in asked for group in question.groups] == [2, 2]
+    assert sandboxes(runs) == [
+        "adding: not compared with each other, since different sandboxes judged them: "
+        "fork: fork-0, fork-1; monty: monty-0, monty-1"
+    ]
+    assert sandboxes(runs[:2]) == [] and questions(runs[:2])[0][0].title == "adding"
+
+
+def test_of_many_runs_some_are_named():
+    runs = [made.run(seed, sandbox=one) for one in ("fork", "unsafe") for seed in range(50)]
+    (line,) = sandboxes(runs)
+    assert line.count("nowhere") == 10 and line.count("45 more") == 2
 
 
 def test_settings_say_what_they_were_chosen_from():

@@ -6,6 +6,7 @@ import pytest
 
 from rlbench.comparing.objective import measure
 from rlbench.types import ConfigError
+from tests.comparing import made
 
 
 @pytest.fixture
@@ -13,14 +14,14 @@ def folder(tmp_path):
     """A run: 10 FLOPs a step for learning; 5 were the warm start's, 100 are each evaluation's."""
     rows = [
         {"step": step, "flops": 5 + 10 * step + 100 * (step // 2 + 1), "rollouts": 8 * step, "wall_seconds": 2.0 * step}
+        | {"verification/cpu_seconds": 0.0}
         | {"flops/phase/warm start": 5, "flops/phase/evaluation": 100 * (step // 2 + 1)}
         | ({"heldout/accuracy": accuracy} if accuracy is not None else {})
         for step, accuracy in enumerate([0.2, None, 0.6, None, 0.7])
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "summary.json").write_text(json.dumps({"status": "finished", "accuracy_after": 0.7}))
-    ledger = {"price": {"per_point": {"flops": 1.5}, "gain": None}, "compute": {"by_phase": {"train forward": 3}}}
-    (tmp_path / "ledger.json").write_text(json.dumps(ledger))
+    (tmp_path / "summary.json").write_text(json.dumps(made.run(0, {0: 0.2, 4: 0.7}).summary))
+    (tmp_path / "ledger.json").write_text(json.dumps(made.ledger()))
     return tmp_path
 
 
@@ -28,9 +29,9 @@ def folder(tmp_path):
     ("objective", "value"),
     [
         ("accuracy_after", 0.7),
-        ("price.per_point.flops", 1.5),
+        ("price.per_point.flops", 1e9),
         ("price.gain", None),
-        ("compute.by_phase.train forward", 3),
+        ("compute.executed.by_phase.decode", 2e9),
         ("accuracy_at_0_flops", 0.2),
         ("accuracy_at_10_flops", 0.4),
         ("accuracy_at_2e1_flops", 0.6),
@@ -49,7 +50,7 @@ def test_it_is_read_from_the_runs_files(folder, objective, value):
     ("objective", "line"),
     [
         ("acuracy_after", "no number of summary.json or ledger.json; nearest: accuracy_after"),
-        ("status", "no number of summary.json or ledger.json"),
+        ("algo", "no number of summary.json or ledger.json"),
         ("accuracy_at_3_fops", "no column of metrics.jsonl; nearest: flops"),
     ],
 )

@@ -1,6 +1,7 @@
 """What Weights & Biases is given of a run: everything, by its own reader, and by the run's files alone."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlbench.tracking.sending import AXES, FILES, TRANSCRIPT
+from rlbench.records import RECORD
+from rlbench.tracking.sending import AXES, TRANSCRIPT
 from rlbench.tracking.sheets import SHEETS, memory, sheets
 from tests.cli.test_cli import rows
 from tests.tracking.conftest import sent, written
@@ -98,7 +100,7 @@ def test_an_evaluation_shows_some_replies_with_their_verdicts(folder, run):
 
 def test_the_files_are_an_artifact(run):
     artifact = run.artifacts[f"run-{run.run['run_id']}"]
-    assert {file["path"] for file in artifact["manifest"]["contents"]} == set(FILES)
+    assert {file["path"] for file in artifact["manifest"]["contents"]} == set(RECORD)
 
 
 def test_the_outcome_is_that_of_the_run(run):
@@ -160,3 +162,25 @@ def test_a_process_without_this_tracker_does_not_import_wandb():
     """Nor does one with it: it is the sender that does."""
     code = "import sys, rlbench.cli, rlbench.experiment, rlbench.plan, rlbench.tracking.weights_and_biases; "
     subprocess.run([sys.executable, "-c", code + "assert 'wandb' not in sys.modules"], check=True)
+
+
+def test_a_damaged_run_is_not_sent_which_is_said_and_harms_no_other(sweep, tmp_path):
+    damaged = {
+        "config.yaml": (b"a: &a [x]\nb: [*a, *a]\n", "config.yaml: no YAML: an alias: *a"),
+        ".hydra/hydra.yaml": (None, "hydra.yaml: no regular file"),
+        "wandb.json": (b'{"id": 1}', "wandb.json: no project, entity, group, tags"),
+        "metrics.jsonl": (b'{"step": 0, "reward": Infinity}\n', "metrics.jsonl: line 1: no JSON"),
+        "transcripts.jsonl": (b'{"step": 0}\n', "transcripts.jsonl: line 1: no problem, likeliest"),
+        "ledger.json": (b'{"schema": 1}', "ledger.json: no compute, memory"),
+    }
+    for number, (name, (content, _)) in enumerate(damaged.items()):
+        shutil.copytree(sweep / "0", tmp_path / f"a {number}", ignore=shutil.ignore_patterns("wandb"))
+        path = tmp_path / f"a {number}" / name
+        path.unlink()
+        path.write_bytes(content) if content else os.mkfifo(path)
+    shutil.copytree(sweep / "0", tmp_path / "good", ignore=shutil.ignore_patterns("wandb"))
+    done = sent("--offline", tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for number, (_, reason) in enumerate(damaged.values()):
+        assert f"a {number}: not sent: {reason}" in done.stdout
+    assert f"{tmp_path / 'good'}: written, for" in done.stdout and written(tmp_path / "good").exit_code == 0

@@ -5,6 +5,11 @@ x, as an expression or as a body. Reward 1 if the function returns what it shoul
 
 The hidden inputs are drawn for every problem, none of them is among the examples, and together they tell the right
 function from what it is easily mistaken for: other constants, operations left out or swapped, missing parentheses.
+
+Functions are nearly the same where they agree on all but NEAR of the values of a grid. Of two that are, never is one
+trained on and the other held out: a function's score counts the values at which a hash of its answer is odd, so that
+theirs differ by NEAR at most, and between the scores of the two splits lies more than that. What lies between is in
+neither.
 """
 
 import ast
@@ -19,7 +24,10 @@ from typing import Any, Literal, NamedTuple
 
 from rlbench.types import Bounds, Call, ConfigError, Count, Natural, Problem, Program, Trial
 
-HELDOUT = 5  # one function in so many is held out
+GRID = 32  # values on which functions are compared
+NEAR = 3  # of them, on which functions may differ that are nearly the same
+HELDOUT_SCORE = 13  # the highest score of a function that is held out: about one in seven
+TRAIN_SCORE = HELDOUT_SCORE + NEAR + 1  # the lowest of one that is trained on: about half of them
 SHOWN = 20  # characters of an example's input, and of its output, at the most
 POOL = 80  # values that a problem's inputs are chosen from
 FEWEST = 3  # examples that tell a function without words, most of the time
@@ -128,7 +136,7 @@ class State(NamedTuple):
 class Code:
     """Pipelines of operations on integers, text and lists, answered in Python.
 
-    A hash of what a function does says which split it is in: none that is held out is trained on in other words.
+    What a function does says which split it is in: none that is held out is trained on in other words, or nearly.
 
     Args:
       level: 1 is two operations of arithmetic; 2, three, with comparisons and text; 3, four, on lists too.
@@ -161,7 +169,7 @@ class Code:
         draw = random.Random(f"{split} {seed}")
         while True:
             pipeline = self._pipeline(draw)
-            if held_out(pipeline) != (split == "heldout"):
+            if split_of(pipeline) != split:
                 continue
             shown, hidden = self._calls(pipeline, draw)
             if not hidden:
@@ -293,15 +301,20 @@ def words(pipeline: Pipeline) -> str:
     return ", ".join([*start, *(operation.words for operation in pipeline)])
 
 
-def held_out(pipeline: Pipeline) -> bool:
-    """Which split a pipeline is in, from what it makes of some values alone."""
+def split_of(pipeline: Pipeline) -> str | None:
+    """Split that a pipeline is in, from its answers on the grid alone; None where it is too near to either."""
     start = pipeline[0].kind.takes
-    answers = [*map(composed(pipeline), grid(start))]
-    digest = hashlib.blake2b(f"{start.__name__} {answers}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) % HELDOUT == 0
+    answers = map(composed(pipeline), grid(start))
+    score = sum(is_odd(f"{start.__name__} {place} {answer!r}") for place, answer in enumerate(answers))
+    return "heldout" if score <= HELDOUT_SCORE else "train" if score >= TRAIN_SCORE else None
+
+
+def is_odd(text: str) -> bool:
+    """A coin that always falls the same way for a text."""
+    return hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % 2 == 1
 
 
 @functools.cache
 def grid(kind: type) -> list[Any]:
     """The same values for all pipelines."""
-    return [*values(kind, random.Random(0))][:32]
+    return [*values(kind, random.Random(0))][:GRID]

@@ -1,9 +1,13 @@
 """The task of code: pipelines, how they are told and answered, and hidden inputs that leave no way around."""
 
+import itertools
 import random
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from rlbench.plugins import build
 from rlbench.testing import TASK_CHECKS
@@ -14,7 +18,7 @@ from tests.security.machine import needs_sandbox
 LEVELS, ANSWERS = (1, 2, 3), ("expression", "body")
 
 
-def code(level=1, words=True, examples=0, answer="expression", tests=6):
+def code(level=1, words=True, examples=0, answer="expression", tests=20):
     node = {"_target_": "rlbench.tasks.code.Code", "level": level, "words": words, "examples": examples}
     return build(node | {"answer": answer, "tests": tests}, "task")
 
@@ -44,13 +48,32 @@ def test_it_holds_without_words(level, check):
 
 
 def test_no_function_is_in_both_splits_in_other_words():
-    from rlbench.tasks.code import KINDS, Operation, held_out
+    from rlbench.tasks.code import KINDS, Operation, split_of
 
     add, subtract = (next(kind for kind in KINDS if kind.words == words) for words in ("add #", "subtract #"))
     sides = {
-        held_out((Operation(add, str(a)), Operation(add, str(11 - a)))) for a in range(2, 10)
-    } | {held_out((Operation(subtract, str(a)), Operation(add, str(11 + a)))) for a in range(2, 10)}  # fmt: skip
+        split_of((Operation(add, str(a)), Operation(add, str(11 - a)))) for a in range(2, 10)
+    } | {split_of((Operation(subtract, str(a)), Operation(add, str(11 + a)))) for a in range(2, 10)}  # fmt: skip
     assert len(sides) == 1
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_function_is_in_both_splits_nearly(level):
+    """Of thousands, every one of the first level's, no two of different splits agree on nine values of ten."""
+    from rlbench.tasks import code as module
+
+    draw, task, apart = random.Random(0), code(level), []
+    pipelines = [*itertools.product(operations(module.ARITHMETIC), repeat=2)] if level == 1 else []
+    pipelines += [task._pipeline(draw) for _ in range(2000)]
+    for start in task.starts:
+        sides: dict[str | None, list] = {"train": [], "heldout": [], None: []}
+        for pipeline in [one for one in pipelines if one[0].kind.takes is start]:
+            answers = [hash(repr(answer)) for answer in map(module.composed(pipeline), module.grid(start))]
+            sides[module.split_of(pipeline)].append(answers)
+        train, heldout = np.unique(sides["train"], axis=0), np.unique(sides["heldout"], axis=0)
+        assert len(train) > 2 * len(heldout) > 40
+        apart += [(train != one).sum(axis=1).min() for one in heldout]
+    assert min(apart) > module.NEAR and module.NEAR / module.GRID > 0.09
 
 
 def test_the_words_of_text_and_of_lists_are_told_apart():
@@ -118,7 +141,7 @@ class TestHiddenInputs:
         for problem in problems(code(level, examples=3)):
             shown = problem.prompt.rpartition("; ")[2].rstrip(":").split(";")
             hidden = {repr(test.args[0]) for test in problem.state.tests}
-            assert len(shown) == 3 and len(hidden) >= 6
+            assert len(shown) == 3 and len(hidden) >= 20
             assert hidden.isdisjoint(example.partition("->")[0] for example in shown)
 
     def test_they_are_fresh_for_every_problem_of_one_pipeline(self):
@@ -127,6 +150,30 @@ class TestHiddenInputs:
             by_words.setdefault(problem.prompt, []).append(problem.state.tests)
         pairs = [tests[:2] for tests in by_words.values() if len(tests) > 1]
         assert len(pairs) > 100 and all(one != other for one, other in pairs)
+
+    def test_of_all_functions_hardly_one_passes_that_is_wrong(self):
+        """Every function of the first level is tried on every problem's tests, and told from the right one by more."""
+        from rlbench.tasks import code as module
+
+        inputs = [*range(-20, 60)]  # that tests are drawn from
+        functions = map(module.composed, itertools.product(operations(module.ARITHMETIC), repeat=2))
+        answers = np.array([[function(x) for x in inputs] for function in functions])
+        passed_wrong = []
+        for tests in (6, self.shipped_tests()):
+            wrong = []
+            for problem in problems(code(tests=tests), 300):
+                right = np.array([eval(problem.state.gold, {"x": x}) for x in inputs])
+                places = [inputs.index(test.args[0]) for test in problem.state.tests]
+                passes = (answers[:, places] == right[places]).all(axis=1)
+                assert passes.any()
+                wrong.append((passes & (answers != right).any(axis=1)).sum())
+            passed_wrong.append(np.sum(wrong) / (len(wrong) * len(answers)))
+        few, shipped = passed_wrong
+        assert shipped < 2e-5 and shipped < few / 3
+
+    @staticmethod
+    def shipped_tests() -> int:
+        return yaml.safe_load((Path(__file__).parents[2] / "conf/task/code.yaml").read_text())["tests"]
 
     @needs_sandbox
     @pytest.mark.parametrize("answer", ANSWERS)
@@ -160,6 +207,13 @@ class TestHiddenInputs:
                 different += differs
                 slipped += differs and not told
         assert different > 1000 and slipped < 0.02 * different
+
+
+def operations(kinds):
+    """Every operation of these kinds."""
+    from rlbench.tasks.code import DIGITS, Operation
+
+    return [Operation(kind, constant) for kind in kinds for constant in (DIGITS if "#" in kind.words else [""])]
 
 
 def pipeline_of(module, prompt, state):

@@ -419,9 +419,10 @@ def plain(value: Any, name: str, place: str = "", *, finite: bool = True) -> Any
 
 
 def valid(kind: Any, value: Any, name: str) -> Any:
-    """The value, if it has the declared shape; strictly: a string is no number, true is no 1."""
+    """The value as it is, if it has the declared shape; strictly: a string is no number, true is no 1."""
     try:
-        return adapter(kind).validate_python(value, strict=True)
+        adapter(kind).validate_python(value, strict=True)
+        return value
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
     if missing := [".".join(map(str, error["loc"])) for error in errors if error["type"] == "missing"]:

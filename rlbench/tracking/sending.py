@@ -61,7 +61,7 @@ class Identity(NamedTuple):
     @classmethod
     def of(cls, folder: Path) -> "Identity | None":
         """That of an earlier sending."""
-        return read_json(folder / IDENTITY, cls) if os.path.lexists(folder / IDENTITY) else None
+        return cls(**read_json(folder / IDENTITY, cls)) if os.path.lexists(folder / IDENTITY) else None
 
     def keep(self, folder: Path) -> None:
         draft = folder / f"{IDENTITY}.part"

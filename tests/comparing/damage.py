@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from rlbench.accounting.ledger import SCHEMA
+
 Harm = Callable[[Path], object]
 FILES = ("config.yaml", "summary.json", "ledger.json", "metrics.jsonl", ".hydra/overrides.yaml", ".hydra/hydra.yaml")
 JSON = ("summary.json", "ledger.json", "metrics.jsonl")
@@ -76,14 +78,14 @@ OF_JSON: dict[str, tuple[Callable[[Path], object], str]] = {
     "a mark of byte order": (lambda path: path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()), "no JSON"),
     "NaN": (lambda path: path.write_text('{"step": NaN}\n'), "no JSON"),
     "Infinity": (lambda path: path.write_text('{"step": Infinity}\n'), "no JSON"),
-    "1e999": (lambda path: path.write_text('{"schema": 1, "step": 0, "other": [{"deep": 1e999}]}\n'), "inf"),
-    "-1e999": (lambda path: path.write_text('{"schema": 1, "step": -1e999}\n'), "-inf"),
-    "1e300": (lambda path: path.write_text('{"schema": 1, "other": 1e300}\n'), "no number that can be compared"),
+    "1e999": (lambda path: path.write_text('{"step": 0, "other": [{"deep": 1e999}]}\n'), "inf"),
+    "-1e999": (lambda path: path.write_text('{"step": -1e999}\n'), "-inf"),
+    "1e300": (lambda path: path.write_text('{"other": 1e300}\n'), "no number that can be compared"),
     "a number of 4,000 digits": (lambda path: path.write_text(f'{{"n": {"9" * 4000}}}\n'), "64 bits"),
     "a number of a million digits": (lambda path: path.write_text(f'{{"n": {"9" * 1_000_000}}}\n'), "no JSON"),
     "half a surrogate": (lambda path: path.write_text('{"n": "\\ud800"}\n'), "no JSON"),
     "an empty mapping": (lambda path: path.write_text("{}\n"), ""),
-    "a key that is no name": (lambda path: path.write_text('{"schema": 1, "\\u001b[31m": 1}\n'), "no name"),
+    "a key that is no name": (lambda path: path.write_text('{"\\u001b[31m": 1}\n'), "no name"),
     "two values": (lambda path: path.write_bytes(path.read_bytes().replace(b"\n", b"") + b"{}\n"), "no JSON"),
 }
 
@@ -195,8 +197,8 @@ CONFIGS: list[tuple[str, Harm, str]] = [
     ("config.yaml: text for a seed", setting("config.yaml", seed="0"), "seed: input should be a valid integer"),
     ("config.yaml: no seed", setting("config.yaml", seed=...), "no seed"),
     ("config.yaml: text for trials", setting("config.yaml", trials="many"), "trials: input should be a valid integer"),
-    ("ledger.json: another schema", setting("ledger.json", schema=0), "schema 0, not 1"),
-    ("ledger.json: text for a schema", setting("ledger.json", schema="1\n2"), "schema 1 2, not 1"),
+    ("ledger.json: another schema", setting("ledger.json", schema=0), f"schema 0, not {SCHEMA}"),
+    ("ledger.json: text for a schema", setting("ledger.json", schema="1\n2"), f"schema 1 2, not {SCHEMA}"),
     ("ledger.json: no memory", setting("ledger.json", memory=...), "no memory"),
     ("words that are none", lambda folder: (folder / ".hydra/overrides.yaml").write_text("- 1\n"), "valid string"),
 ]

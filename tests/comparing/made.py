@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rlbench.accounting.ledger import SCHEMA
 from rlbench.comparing.groups import Group, Question
 from rlbench.comparing.runs import Run, flat
 from rlbench.types import Fate
@@ -26,7 +27,7 @@ def ledger() -> dict[str, Any]:
     executed |= {"by_fate": dict.fromkeys(Fate, 0.0), "padding": 0.0, "overhead": 0.0, "total": 2e9}
     network = {"parameters": 1_000_000, "optimizer_state": 2_000_000, "gradients": 1_000_000}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "compute": {
             "executed": executed,
             "useful": {"by_phase": {}, "total": 1e9},

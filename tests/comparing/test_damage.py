@@ -237,7 +237,8 @@ def test_the_text_is_whole_and_obeys_no_name(done):
     assert "<img" in prose and "<img" not in prose.replace("\\<img", "")
 
 
-def test_the_tables_at_the_end_of_a_sweep_list_them_too(sweep, capsys):
+def test_the_tables_at_the_end_of_a_sweep_list_them_too(sweep, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
     show_tables([sweep])
     shown = "".join(capsys.readouterr().out.split())
     files = [f"{file}: {name}" for file in ("summary.json", "ledger.json") for name in ANY]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlbench.accounting.ledger import SCHEMA
 from rlbench.comparing.curves import AXES, accuracy, band
 from rlbench.comparing.groups import commands, questions, sandboxes
 from rlbench.comparing.report import mean_of
@@ -24,7 +25,7 @@ def torn(folder: Path) -> None:
 
 def older(folder: Path) -> None:
     path = folder / "ledger.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 0'))
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 0'))
 
 
 def still_running(folder: Path) -> None:
@@ -45,7 +46,7 @@ def broken(name: str, content: bytes):
     ("harm", "reason"),
     [
         (torn, "metrics.jsonl: the last line is torn"),
-        (older, "ledger.json: schema 0, not 1"),
+        (older, f"ledger.json: schema 0, not {SCHEMA}"),
         (still_running, "no summary.json"),
         (interrupted, "interrupted: no error is known"),
         *(
@@ -60,7 +61,7 @@ def broken(name: str, content: bytes):
         (broken("metrics.jsonl", b"\n"), "metrics.jsonl: line 1: no JSON"),
         (broken("metrics.jsonl", b"[1]\n"), "metrics.jsonl: line 1: input should be a valid dictionary"),
         (broken("metrics.jsonl", b'{"step": 0}\n'), "metrics.jsonl: line 1: no rollouts, flops, wall_seconds"),
-        (broken("ledger.json", b'{"schema": 1}'), "ledger.json: no compute, memory"),
+        (broken("ledger.json", json.dumps({"schema": SCHEMA}).encode()), "ledger.json: no compute, memory"),
         (broken("metrics.jsonl", b""), "metrics.jsonl: "),
     ],
 )

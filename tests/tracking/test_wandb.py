@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlbench.accounting.ledger import SCHEMA
 from rlbench.records import RECORD
 from rlbench.tracking.sending import AXES, TRANSCRIPT
 from rlbench.tracking.sheets import SHEETS, memory, sheets
@@ -145,7 +146,7 @@ def test_the_command_says_in_a_line_why_not(folder, tmp_path):
     assert sent(tmp_path / "nowhere").returncode == 2
     (copy / ".hydra/hydra.yaml").unlink()
     done = sent("--offline", copy)
-    assert done.returncode == 1 and "hydra.yaml: No such file or directory" in done.stdout
+    assert done.returncode == 1 and "no hydra.yaml" in done.stdout
 
 
 def test_a_run_that_was_cut_off_is_sent_as_far_as_it_went(folder, tmp_path):
@@ -171,7 +172,7 @@ def test_a_damaged_run_is_not_sent_which_is_said_and_harms_no_other(sweep, tmp_p
         "wandb.json": (b'{"id": 1}', "wandb.json: no project, entity, group, tags"),
         "metrics.jsonl": (b'{"step": 0, "reward": Infinity}\n', "metrics.jsonl: line 1: no JSON"),
         "transcripts.jsonl": (b'{"step": 0}\n', "transcripts.jsonl: line 1: no problem, likeliest"),
-        "ledger.json": (b'{"schema": 1}', "ledger.json: no compute, memory"),
+        "ledger.json": (json.dumps({"schema": SCHEMA}).encode(), "ledger.json: no compute, memory"),
     }
     for number, (name, (content, _)) in enumerate(damaged.items()):
         shutil.copytree(sweep / "0", tmp_path / f"a {number}", ignore=shutil.ignore_patterns("wandb"))

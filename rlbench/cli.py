@@ -1,6 +1,6 @@
 """The command `rlbench`: a Hydra application whose errors are one line.
 
-Exit codes: 0, 1 for a run that failed, 2 for a config that cannot run, 130 after Ctrl-C.
+Exit codes: 0, 1 for a run that failed, 2 for a config or a plugin that cannot run, 130 after Ctrl-C.
 """
 
 import logging
@@ -12,21 +12,19 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from .comparing.table import show_tables
 from .discovery import CONFIG, find_plugins, split
-from .help import explain, print_help
+from .help import explain, is_one_line, print_help
 from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
-from .types import ConfigError, Diverged
+from .types import Diverged
 
 log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-ONE_LINE = (ConfigError, HydraException, OmegaConfBaseException, Diverged, JobFailed)  # a traceback would add nothing
+IN_FULL = os.environ.get(FULL_ERROR) == "1"  # before main sets it
 
 
 def job(config: DictConfig) -> float | None:
@@ -46,8 +44,8 @@ def job(config: DictConfig) -> float | None:
         plan = make_plan(config, names)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)  # Hydra's own copy keeps the interpolations
         summary = run(plan, folder)
-    except ONE_LINE as error:
-        if alone:
+    except Exception as error:
+        if alone and expected(error):
             fail(error)  # here, since Hydra would print a line of its own
         raise
     if alone:
@@ -58,7 +56,6 @@ def job(config: DictConfig) -> float | None:
 def main() -> None:
     """The entry point."""
     register()
-    in_full = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # lets errors rise to here, where they become one line
     try:
         find_plugins(sys.argv[1:])
@@ -69,10 +66,15 @@ def main() -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
         sys.exit(130)
-    except ONE_LINE as error:
-        if in_full:
+    except Exception as error:
+        if not expected(error):
             raise
         fail(error)
+
+
+def expected(error: Exception) -> bool:
+    """True for an error that is told in one line."""
+    return not IN_FULL and (isinstance(error, Diverged | JobFailed) or is_one_line(error))
 
 
 def fail(error: Exception) -> NoReturn:

@@ -19,7 +19,9 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from yaml import MarkedYAMLError, YAMLError
 
+from .contract.sources import near
 from .types import ConfigError
 
 GROUP = "rlbench.conf"  # of entry points
@@ -143,11 +145,21 @@ class Options(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         offered = offers(self._normalize_file_name(config_path))
+        group, _, option = config_path.rpartition("/")
         if len(offered) > 1:
-            group, _, option = config_path.rpartition("/")
             names = " and by ".join(sorted(place.name for place in offered.values()))
             raise ConfigError(group or "--config-name", option, f"offered by {names}; rename or remove one")
-        return super().load_config(config_path)
+        try:
+            return super().load_config(config_path)
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(group or "--config-name", option, misread(next(iter(offered)), error)) from error
+
+
+def misread(file: Path, error: YAMLError | UnicodeDecodeError) -> str:
+    """The reason why a file is no YAML, and its line."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"{near(str(file))}:{error.problem_mark.line + 1}: {error.problem}"
+    return f"{near(str(file))}: {error}"
 
 
 class Places(SearchPathPlugin):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .acting.rollout import Actor, Transcript
+from .contract.tasks import problem_of
 from .types import Count, Fraction, Natural, Params, Status
 
 
@@ -42,7 +43,7 @@ KEPT = ("problem", "prompt", "replies", "reward", "status", "detail", "truncated
 def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> Measured:
     """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k."""
     attempts = 1 + settings.samples
-    problems = [(seed, actor.task.problem(seed, "heldout")) for seed in range(settings.problems)]
+    problems = [(seed, problem_of(actor.task, seed, "heldout")) for seed in range(settings.problems)]
     first_id = version * settings.problems * attempts
     greedy = [True] + [False] * settings.samples
     batch = actor.play(params, problems, attempts, first_id=first_id, version=version, greedy=greedy)

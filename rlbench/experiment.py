@@ -16,7 +16,8 @@ from .accounting.peaks import Impossible, Peak, peak_of, reached
 from .accounting.timeline import Doing, Timeline
 from .acting.filling import fill
 from .acting.generate import Sampling
-from .acting.rollout import Actor, Batch, shapes, training_problems
+from .acting.rollout import Actor, Batch, training_problems
+from .contract.algorithms import shapes
 from .devices import Devices, Program, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, evaluate, mean
 from .interrupts import UNINTERRUPTED

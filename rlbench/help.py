@@ -1,21 +1,26 @@
 """What `rlbench --help` prints, and what a mistaken command line is told: both read from the YAML files."""
 
 import re
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from .discovery import PLACES, offers
 from .plugins import nearest
+from .types import ConfigError, PluginError
 
 CONFIG = "rlbench.conf"
 SWEEPING = ("hydra/launcher", "hydra/sweeper")  # groups of Hydra's that have options of ours
 KEY = re.compile(r"^(?P<indent> *)(?P<name>[\w]+):(?P<value>.*?)(?:\s#\s(?P<comment>[^\"]*))?$")
+
+ONE_LINE = (ConfigError, PluginError, HydraException, OmegaConfBaseException)  # errors of a config or of a plugin
 
 USAGE = """\
 rlbench runs a reinforcement-learning algorithm on a verifiable task, and keeps the accounts.
@@ -119,14 +124,26 @@ def leaves(config: DictConfig) -> Iterator[tuple[str, str]]:
 def explain(error: Exception, words: Sequence[str]) -> str:
     """One line for an error of the configuration: the key, the value, what is allowed."""
     text = str(error)
-    if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such option{nearest(name, error.options)}"
+        known = error.options or {path.stem for place in PLACES for path in (place.folder / group).glob("*.yaml")}
+        return f"{group}={name}: no such option{nearest(name, known)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: no key=value that can be read; signs such as = {{ [ ( want quotes: 'key=\"a=b\"'"
     if match := re.search(r"Could not override '([^'@]+)'|Key '(\w+)' is not in struct", text):
         key = match[1] or match[2]
         value = next((word.partition("=")[2] for word in words if word.lstrip("+~").startswith(f"{key}=")), "")
         return f"{key}={value}: no such key{nearest(key, known_keys(words))}"
-    return text
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{(error.msg or text).partition(chr(10))[0]}, for {error.full_key}"
+    return text or repr(error.__cause__ or error.__context__ or error)
+
+
+def is_one_line(error: Exception) -> bool:
+    """True where a traceback would add nothing: an error of a config or a plugin, or a ValueError of Hydra's own."""
+    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    hydras = isinstance(error, ValueError) and bool(modules) and modules[-1].startswith("hydra.")
+    return hydras or isinstance(error, ONE_LINE)
 
 
 def known_keys(words: Sequence[str]) -> list[str]:

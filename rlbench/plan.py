@@ -4,25 +4,37 @@ import inspect
 import logging
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from hydra.utils import get_object
 
 from .acting.generate import Sampling
 from .acting.rollout import Space, training_problems
+from .contract.algorithms import check_algorithm, check_model, source_of
+from .contract.sources import Source
+from .contract.tasks import check_bounds, gold_of
 from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import Spending
-from .plugins import build, plain, read
+from .models.tokenizers import check_tokenizer
+from .plugins import build, plain, read, target_of
 from .running.schedule import Runner
 from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task, Tokenizer, Tracker
 from .verifying.verifier import Verifier, Verifying
 from .warm_start import WarmStart
 
 log = logging.getLogger(__name__)
+
+
+# fmt: off
+SECTIONS = (
+    "algo", "batch", "evaluation", "model", "optimizer", "runner", "sampling", "task", "tokenizer", "verifier",
+    "warm_start",
+)
+# fmt: on
 
 
 class Batch(NamedTuple):
@@ -90,14 +102,25 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
 
     Raises:
       ConfigError: the config cannot run.
+      PluginError: a plugin does not take or return what it has to.
     """
     config = plain(config)
+    for section in SECTIONS:
+        if not isinstance(value := config.get(section), dict):
+            raise ConfigError(section, value, "has to be a section of keys")
     scalars = read(Run, {name: config[name] for name in Run._fields}, "")
-    tokenizer = build(config["tokenizer"], "tokenizer")
-    task = build(config["task"], "task")
-    tokenizer.encode("".join(sorted(task.bounds.alphabet)))
-    model = build(config["model"], "model", tokenizer)
+    tokenizer = build(config["tokenizer"], "tokenizer", kind=Tokenizer)
+    task = build(config["task"], "task", kind=Task)
+    check_bounds(task)
+    check_tokenizer(tokenizer, task.bounds.alphabet)
+    model = build(config["model"], "model", tokenizer, kind=Model)
+    algorithm = build(config["algo"], "algo", model, kind=Algorithm)
+    with Source(target_of(config["model"], "model")[0], {"apply": model.apply}).blamed("apply"):
+        check_model(model)
+    with source_of(algorithm, target_of(config["algo"], "algo")[0]).blamed("maker"):
+        check_algorithm(algorithm, model)
     batch = read(Batch, config["batch"], "batch")
+    optimizer = partial(build, kind=optax.GradientTransformation)
     warm_start = read(WarmStart, without(config["warm_start"], "optimizer"), "warm_start")
     plan = Plan(
         names=names,
@@ -110,8 +133,8 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         verifier=Verifier(read(Verifying, config["verifier"], "verifier")),
         tokenizer=tokenizer,
         model=model,
-        algorithm=build(config["algo"], "algo", model),
-        optimizer=build(config["optimizer"], "optimizer", scalars.steps * batch.epochs * batch.minibatches),
+        algorithm=algorithm,
+        optimizer=optimizer(config["optimizer"], "optimizer", scalars.steps * batch.epochs * batch.minibatches),
         rollouts=batch.rollouts,
         rounds=batch.rounds,
         spending=Spending(batch.epochs, batch.minibatches, batch.microbatch_tokens),
@@ -120,13 +143,13 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         runner=read(Runner, config["runner"], "runner"),
         evaluation=read(Evaluation, config["evaluation"], "evaluation"),
         warm_start=warm_start,
-        warm_start_optimizer=build(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
+        warm_start_optimizer=optimizer(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
         | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets}
         | {"imitated": imitated(task, warm_start), "verifier": without(config["verifier"], "workers", "delay_seconds")},
-        sources=[source_of(config[name]) for name in ("tokenizer", "task", "model")]
-        + [source_of(config["warm_start"]["optimizer"])],
-        trackers=[build(node, f"tracker.{name}") for name, node in config.get("tracker", {}).items()],
+        sources=[source_file(config[name], name) for name in ("tokenizer", "task", "model")]
+        + [source_file(config["warm_start"]["optimizer"], "warm_start.optimizer")],
+        trackers=[build(node, f"tracker.{name}", kind=Tracker) for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)
     try:
@@ -142,12 +165,12 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
 def imitated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
     """What some problems ask and their gold replies: a task may read them from a file that the config only names."""
     problems = training_problems(task, warm_start.seed, 0, 256)
-    return [(problem.prompt, task.gold(problem.state)) for _, problem in problems]
+    return [(problem.prompt, gold_of(task, problem.state)) for _, problem in problems]
 
 
-def source_of(node: dict[str, Any]) -> Path:
+def source_file(node: dict[str, Any], key: str) -> Path:
     """The file of the function or class that a node names."""
-    return Path(inspect.getfile(get_object(node["_target_"])))
+    return Path(inspect.getfile(target_of(node, key)[0]))
 
 
 def writable(folder: Path) -> Path:

@@ -249,6 +249,7 @@ class Task(Protocol):
         """The next reply on the way to full reward."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to token ids and back. By convention id 0 pads and id 1 ends a reply; neither is in an encoded text."""
 
@@ -262,6 +263,7 @@ class Tokenizer(Protocol):
         """The text of token ids; special ones are left out."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where a run's numbers go. Called on the learner's thread, once a learner step."""
 
@@ -301,6 +303,28 @@ class ConfigError(ValueError):
     def __str__(self) -> str:
         key, value, allowed = self.args
         return f"{key.lstrip('.')}={value}: {allowed}"
+
+
+class PluginError(AssertionError):
+    """A promise that a plugin does not keep: says where, what was expected and what came, in one line.
+
+    Args:
+      about: the plugin's function to look at: "score" or "loss" of an algorithm, "step" of a task, ...
+      expected: empty where it raised.
+      where: file:line and name of that function, once they are known.
+    """
+
+    def __init__(self, about: str, expected: str, came: str, where: str = ""):
+        super().__init__(about, expected, came, where)
+        self.about, self.expected, self.came, self.where = about, expected, came, where
+
+    def at(self, where: str) -> "PluginError":
+        """The same error, and where to look, unless it is known already."""
+        return PluginError(self.about, self.expected, self.came, self.where or where)
+
+    def __str__(self) -> str:
+        fault = f"expected {self.expected}; came {self.came}" if self.expected else self.came
+        return f"{self.where or self.about}: {fault}"
 
 
 class Diverged(ArithmeticError):

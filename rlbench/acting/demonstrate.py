@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..contract.tasks import gold_of
 from ..models.tokenizers import END
 from ..types import Problem, Task, Tokenizer
 from ..verifying.verifier import Verifier
@@ -18,7 +19,7 @@ def demonstrate(
     conversations = [Conversation(seed, problem, tokenizer.encode(problem.prompt)) for seed, problem in problems]
     going = conversations
     for turn in range(space.turns):
-        replies = [task.gold(conversation.state) for conversation in going]
+        replies = [gold_of(task, conversation.state) for conversation in going]
         for conversation, reply in zip(going, replies, strict=True):
             conversation.say([*tokenizer.encode(reply), END], chosen=True)
             conversation.replies.append(reply)

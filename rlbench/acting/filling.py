@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..contract.algorithms import shapes
 from ..types import Rollouts
-from .rollout import Batch, shapes
+from .rollout import Batch
 
 
 def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:

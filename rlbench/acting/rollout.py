@@ -10,6 +10,7 @@ from ..accounting.account import Account, Pass
 from ..accounting.memory import tree_bytes
 from ..accounting.tally import Tally
 from ..accounting.timeline import Doing
+from ..contract.tasks import problem_of
 from ..devices import Devices, Program
 from ..models.tokenizers import END, PAD
 from ..types import Array, Model, Params, Phase, Problem, Rollouts, Status, Step, Task, Tokenizer
@@ -160,16 +161,7 @@ def pack(conversations: Sequence[Conversation], group_size: int, version: int, b
 def training_problems(task: Task, seed: int, first: int, count: int) -> list[tuple[int, Problem]]:
     """`count` training problems of a run with their numbers; runs of different seeds have no number in common."""
     numbers = range((seed << 32) + first, (seed << 32) + first + count)
-    return [(number, task.problem(number, "train")) for number in numbers]
-
-
-def shapes(rows: int, length: int) -> Rollouts:
-    """Rollouts without numbers, for what needs to know only how large they are."""
-    long, row = (rows, length), (rows,)
-    kinds = Rollouts(np.int32, bool, np.float32, np.float32, np.int32, np.int32)
-    return Rollouts(
-        *(jax.ShapeDtypeStruct(row if name == "group" else long, kind) for name, kind in kinds._asdict().items())
-    )
+    return [(number, problem_of(task, number, "train")) for number in numbers]
 
 
 class Actor:

@@ -2,9 +2,32 @@
 
 import numpy as np
 
-from ..types import ConfigError
+from ..contract.sources import Source, expect, expect_of
+from ..types import ConfigError, Tokenizer
 
 PAD, END = 0, 1
+
+
+def check_tokenizer(tokenizer: Tokenizer, alphabet: frozenset[str]) -> None:
+    """Holds a tokenizer to its ids, and to at most one token a character of a task's text.
+
+    Raises:
+      ConfigError: a character has no token.
+      PluginError: ids are out of range, a policy could not end a reply, or a text is another once decoded.
+    """
+    functions = {"encode": type(tokenizer).encode, "decode": type(tokenizer).decode}
+    with Source(type(tokenizer), functions).blamed("encode"):
+        emits, text = np.asarray(tokenizer.emits), "".join(sorted(alphabet))
+        fine = emits.shape == (tokenizer.vocabulary,) and emits.dtype == bool
+        expect_of(emits, fine, "maker", f"emits bool[{tokenizer.vocabulary}], as many as its vocabulary")
+        expect(emits[END], "maker", f"emits[{END}] to be True: id {END} ends a reply", "False")
+        tokens = tokenizer.encode(text)
+        expect(len(tokens) <= len(text), "encode", "at most one token a character", f"{len(tokens)} for {len(text)}")
+        fine = all(END < token < tokenizer.vocabulary for token in tokens)
+        wanted = f"ids from {END + 1} to {tokenizer.vocabulary - 1}"
+        expect(fine, "encode", wanted, f"{min(tokens)} to {max(tokens)}")
+        back = tokenizer.decode(tokens)
+        expect(back == text, "decode", f"{text!r:.80} again", f"{back!r:.80}")
 
 
 class Characters:

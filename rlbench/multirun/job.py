@@ -10,12 +10,11 @@ from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from ..discovery import config_dirs, make_importable
+from ..help import is_one_line
 from ..types import ConfigError, Diverged
 
 VERSION_BASE = "1.3"  # of Hydra's behaviour
@@ -54,7 +53,7 @@ def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
     )
     if result.status == JobStatus.FAILED:
         error = result._return_value
-        if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
+        if is_one_line(error):
             result.return_value = InvalidJob(line(str(error)))
         else:
             if not isinstance(error, Diverged):

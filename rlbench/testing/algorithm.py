@@ -9,9 +9,11 @@ import numpy as np
 
 from ..accounting.flops import SHARED, networks_of
 from ..accounting.memory import network_bytes
+from ..contract.algorithms import check_algorithm, expect_alike
+from ..contract.sources import expect, with_article
 from ..types import Array, Phase
 from .case import Case, last_chosen
-from .outcome import NotApplicable, Rule, expect, expect_alike, expect_close, expect_finite
+from .outcome import NotApplicable, Rule, expect_close, expect_finite
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 CITED = re.compile(r"arxiv:\s*\d{4}\.\d{4,5}|arxiv:\s*[a-z-]+/\d{7}|10\.\d{4,9}/\S+|https?://\S+", re.IGNORECASE)
@@ -26,21 +28,10 @@ def check_docstring(case: Case) -> None:
 
 
 def check_structure(case: Case) -> None:
-    """Scores are one row a rollout, losses are numbers, and a learner step keeps structure, shapes and dtypes."""
-    for place, tree in (("trainable", case.trainable), ("frozen", case.frozen)):
-        named = type(tree) is dict and all(isinstance(name, str) for name in tree)
-        expect(named, "init", f"{place} to be a dict of networks by name", type(tree).__name__)
-    scores = case.score()
-    for name, value in scores.items():
-        expect(value.shape[:1] == (len(case.rollouts.group),), "score", f"{name}: one row a rollout", f"{value.shape}")
-    loss, _ = case.learn(case.rollouts, scores)
-    expect(loss.weight.shape == (), "loss", "weight: a number", f"shape {loss.weight.shape}")
-    for name, pair in loss.metrics.items():
-        shapes = [part.shape for part in pair]
-        expect(shapes == [(), ()], "loss", f"{name}: a pair of numbers, sum and weight", f"shapes {shapes}")
-    acting = case.algorithm.acting(case.trainable, case.frozen)
-    expect_alike("acting", "parameters like the policy's", acting, case.policy)
-    expect(case.algorithm.group_size >= 1, "maker", "a group_size of at least 1", str(case.algorithm.group_size))
+    """Functions take and return what they have to, and a learner step keeps structure, shapes and dtypes."""
+    check_algorithm(case.algorithm, case.model)
+    for place, tree in zip(("trainable", "frozen"), case.made.start, strict=True):
+        expect(type(tree) is dict, "init", f"{place} to be a dict", with_article(type(tree).__name__))
     before, *later = case.learned.states
     for state in later:
         expect_alike("init", "trainable as init made it", state.trainable, before.trainable)

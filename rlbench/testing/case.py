@@ -1,7 +1,9 @@
 """What an algorithm is checked on: a small model, and a small batch with every kind of row."""
 
+import contextlib
 import copy
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -10,13 +12,15 @@ import numpy as np
 import optax
 
 from ..accounting.account import Account
+from ..contract.algorithms import check_algorithm
 from ..devices import Devices
 from ..learning.learner import Learner, Spending
 from ..models.likelihood import token_logp
 from ..models.tokenizers import END
 from ..types import Algorithm, Array, LearnerState, Loss, Model, Params, Rollouts
+from .outcome import NotApplicable
 
-GROUPS, ROWS, LENGTH = 3, 12, 12
+GROUPS, ROWS, LENGTH = 3, 12, 14  # all differ, and from what is one longer or shorter
 # Programs do what is written, and are compiled fast. XLA's simplifier would make where(mask, x, 0) of x * mask, which
 # hides what happens where it does not.
 LITERALLY = {"xla_disable_hlo_passes": "algsimp", "xla_backend_optimization_level": 0}
@@ -30,32 +34,59 @@ class Learned(NamedTuple):
     states: list[LearnerState]  # before the first step, and after each
 
 
+class Made(NamedTuple):
+    """Parameters of a case, and its batch."""
+
+    policy: Params  # what the algorithm was started with
+    start: tuple[Params, Params]  # trainable and frozen as its init made them
+    trainable: Params  # some steps away from there
+    rollouts: Rollouts
+
+
 class Case:
     """An algorithm, some steps away from where it started, and a batch for it.
 
+    Its functions are called, and compiled, when a check first needs their numbers.
+
     Args:
       model: that it was made for.
-      policy: what the algorithm was started with.
-      start: trainable and frozen as its init made them.
       maker: the function that makes the algorithm, which its YAML names.
+      seed: of the parameters and the batch.
     """
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        model: Model,
-        policy: Params,
-        start: tuple[Params, Params],
-        trainable: Params,
-        frozen: Params,
-        rollouts: Rollouts,
-        maker: Any,
-    ):
-        self.algorithm, self.model, self.maker = algorithm, model, maker
-        self.policy, self.start = policy, start
-        self.trainable, self.frozen, self.rollouts = trainable, frozen, rollouts
+    def __init__(self, algorithm: Algorithm, model: Model, maker: Any, seed: int):
+        self.algorithm, self.model, self.maker, self.seed = algorithm, model, maker, seed
         self._score = jax.jit(algorithm.score, compiler_options=LITERALLY)
         self._gradient = jax.jit(jax.value_and_grad(self._total, has_aux=True), compiler_options=LITERALLY)
+
+    @cached_property
+    def made(self) -> Made:
+        """Parameters and a batch.
+
+        Raises:
+          NotApplicable: its functions don't take or return what they have to, which the check "structure" says.
+        """
+        try:
+            check_algorithm(self.algorithm, self.model)
+        except Exception as error:  # whatever a stranger's function may raise
+            raise NotApplicable("asked once structure holds") from error
+        return made(self.algorithm, self.model, self.seed)
+
+    @property
+    def policy(self) -> Params:
+        return self.made.policy
+
+    @property
+    def rollouts(self) -> Rollouts:
+        return self.made.rollouts
+
+    @cached_property
+    def trainable(self) -> Params:
+        return self.made.trainable
+
+    @cached_property
+    def frozen(self) -> Params:
+        return self.made.start[1]
 
     def _total(self, trainable: Params, frozen: Params, rollouts: Rollouts, scores: Any) -> tuple[Array, Loss]:
         loss = self.algorithm.loss(trainable, frozen, rollouts, scores)
@@ -64,7 +95,7 @@ class Case:
     def started(self) -> "Case":
         """The same where it started: before anything was learned."""
         start = copy.copy(self)
-        start.trainable, start.frozen = self.start
+        start.trainable, start.frozen = self.made.start
         return start
 
     def score(self, rollouts: Rollouts | None = None, version: int = 1) -> dict[str, Array]:
@@ -79,31 +110,56 @@ class Case:
 
     @cached_property
     def learned(self) -> Learned:
-        """What a learner makes of it: two steps, each of two updates on microbatches of three rows."""
+        """What a learner makes of it: two steps, each of two updates on microbatches of two rows."""
         account, devices = Account(), Devices(jax.local_devices()[:1])
-        spending = Spending(epochs=1, minibatches=2, microbatch_tokens=3 * LENGTH)
+        spending = Spending(epochs=1, minibatches=2, microbatch_tokens=2 * LENGTH)
         learner = Learner(self.algorithm, optax.adam(1e-3), spending, devices, seed=0, donate=False, account=account)
         states = [learner.init(jax.random.key(0), self.policy)]
-        for scale in (1.0, 2.0):
-            rollouts = self.rollouts._replace(reward=scale * self.rollouts.reward)
-            states.append(learner.step(states[-1], devices.spread(rollouts))[0])
+        with hastily_compiled():
+            for scale in (1.0, 2.0):
+                rollouts = self.rollouts._replace(reward=scale * self.rollouts.reward)
+                states.append(learner.step(states[-1], devices.spread(rollouts))[0])
         return Learned(learner, account, states)
 
 
 def algorithm_case(algorithm: Algorithm, model: Model, maker: Any = None, seed: int = 0) -> Case:
-    """The algorithm on a small batch: ragged prompts, two turns, stale data, one row that did not happen.
+    """An algorithm on a small batch, ready to be checked.
 
     Args:
       model: the one that the algorithm was made for.
       maker: the function that made it; by default whatever its loss says where it stands.
     """
+    return Case(algorithm, model, maker or algorithm.loss, seed)
 
-    @partial(jax.jit, compiler_options=LITERALLY)  # at once, since every operation by itself is a compilation
-    def made(key: Array) -> tuple[Params, tuple[Params, Params], Params, Rollouts]:
+
+@contextlib.contextmanager
+def hastily_compiled() -> Iterator[None]:
+    """Compiles in half the time programs that run slowly, as fits those that run twice on a small batch."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def made(algorithm: Algorithm, model: Model, seed: int) -> Made:
+    """A small batch for an algorithm: ragged prompts, two turns, stale data, one row that did not happen.
+
+    What depends on the algorithm is compiled by itself: the rest is the same program for all that are checked.
+    """
+
+    def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
+        return jax.jit(function, compiler_options=LITERALLY)(*arguments)
+
+    def begun(key: Array) -> tuple[Array, Params]:
         keys = jax.random.split(key, 8)
-        policy = model.init(keys[0])
-        start, frozen = algorithm.init(keys[1], policy)
-        trainable = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(keys[2], x.shape, x.dtype), start)
+        return keys, model.init(keys[0])
+
+    def moved(key: Array, start: Params) -> Params:
+        return jax.tree.map(lambda x: x + 0.1 * jax.random.normal(key, x.shape, x.dtype), start)
+
+    def played(keys: Array, policy: Params) -> Rollouts:
         position = jnp.arange(LENGTH)
         prompt = jax.random.randint(keys[3], (ROWS, 1), 1, 4)
         first = prompt + jax.random.randint(keys[4], (ROWS, 1), 1, 4)
@@ -122,11 +178,14 @@ def algorithm_case(algorithm: Algorithm, model: Model, maker: Any = None, seed: 
             version=jnp.zeros((ROWS, LENGTH), jnp.int32),
         )
         noise = 0.1 * jax.random.normal(keys[7], (ROWS, LENGTH))
-        logp = token_logp(model, algorithm.acting(trainable, frozen), rollouts) + noise
-        return policy, (start, frozen), trainable, rollouts._replace(logp=jnp.where(rollouts.mask, logp, 0.0))
+        logp = token_logp(model, policy, rollouts) + noise
+        return rollouts._replace(logp=jnp.where(rollouts.mask, logp, 0.0))
 
-    policy, start, trainable, rollouts = made(jax.random.key(seed))
-    return Case(algorithm, model, policy, start, trainable, start[1], rollouts, maker or algorithm.loss)
+    keys, policy = compiled(begun, jax.random.key(seed))
+    start, frozen = compiled(algorithm.init, keys[1], policy)
+    trainable = compiled(moved, keys[2], start)
+    rollouts = compiled(played, keys, algorithm.acting(trainable, frozen))
+    return Made(policy, (start, frozen), trainable, rollouts)
 
 
 def last_chosen(rollouts: Rollouts) -> np.ndarray:

@@ -16,27 +16,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from hydra.errors import HydraException
-from hydra.utils import get_object
-from omegaconf.errors import OmegaConfBaseException
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..contract.algorithms import source_of as source_of_algorithm
+from ..contract.sources import Source, near, raised
+from ..contract.tasks import source_of as source_of_task
 from ..devices import cache_folder, keep_compilations
 from ..discovery import offers
-from ..help import explain
-from ..types import ConfigError
+from ..help import explain, is_one_line
+from ..types import ConfigError, PluginError
 from . import ALGORITHM_CHECKS, TASK_CHECKS
-from .outcome import Outcome, Result, Rule, Source, examine, near
+from .outcome import Outcome, Result, Rule, examine
 from .subjects import algorithm_of, composed, options, task_of
 
 PAGES = {"algo": "docs/algorithm.md", "task": "docs/task.md"}
 MARKS = {Outcome.PASSED: "[green]✓[/]", Outcome.FAILED: "[red]✗[/]", Outcome.NOT_APPLICABLE: "[dim]-[/]"}
 BUILDS = "builds"  # the check that comes before all others
-ONE_LINE = (ConfigError, HydraException, OmegaConfBaseException)  # errors of a config
-
 Rules = Mapping[str, Rule]
 
 
@@ -68,7 +66,9 @@ def main() -> None:
         keep_compilations(cache_folder(config["cache"]) / "compilations")
         named = [Plugin(*word.split("=", 1)) for word in words if word.startswith(tuple(f"{g}=" for g in PAGES))]
         failed = checklist(named, words) if named else overview(words)
-    except ONE_LINE as error:
+    except Exception as error:
+        if not is_one_line(error):
+            raise
         print(f"rlbench-check: {' '.join(explain(error, words).split())}", file=sys.stderr)
         sys.exit(2)
     sys.exit(1 if failed else 0)
@@ -138,31 +138,29 @@ def results_of(plugin: Plugin, words: Sequence[str]) -> Iterator[Result]:
         except Exception as error:  # whatever a stranger's function may raise
             if isinstance(error, ConfigError) and error.args[0] in {word.partition("=")[0] for word in words}:
                 raise
-            came = explain(error, words) if isinstance(error, ONE_LINE) else f"{type(error).__name__}: {error}"
-            yield Result(BUILDS, Outcome.FAILED, asked, expected=asked, came=came, where=origin(plugin, words, error))
+            yield unbuilt(plugin, words, error, asked)
             return
         yield Result(BUILDS, Outcome.PASSED, asked)
         yield from examine(rules, subject, source)
 
 
-def origin(plugin: Plugin, words: Sequence[str], error: Exception) -> str:
-    """Where an error of making a plugin comes from: a line of its code, or else its YAML."""
-    with contextlib.suppress(Exception):
-        maker = get_object(composed(words)[plugin.group]["_target_"])
-        if where := Source(maker, {}).raised(error):
-            return where
-    return str(near(str(next(iter(offers(plugin.file))))))
+def unbuilt(plugin: Plugin, words: Sequence[str], error: Exception, asked: str) -> Result:
+    """The first check of a plugin that can't be built: a fault of its code, or else of its YAML."""
+    if isinstance(error, PluginError):
+        expected, came, where = error.expected or asked, error.came, error.where
+    else:
+        expected, came = asked, explain(error, words) if is_one_line(error) else raised(error)
+        where = str(near(str(next(iter(offers(plugin.file))))))
+    return Result(BUILDS, Outcome.FAILED, asked, expected=expected, came=came, where=where)
 
 
 def made(plugin: Plugin, words: Sequence[str], stack: contextlib.ExitStack) -> tuple[Rules, tuple[Any, ...], Source]:
     """The checks of a plugin, what they are called with, and where its functions stand."""
     if plugin.group == "algo":
         case = algorithm_of(*words)
-        functions = {name: x for name, x in case.algorithm._asdict().items() if callable(x)}
-        return ALGORITHM_CHECKS, (case,), Source(case.maker, functions)
+        return ALGORITHM_CHECKS, (case,), source_of_algorithm(case.algorithm, case.maker)
     task, verifier = stack.enter_context(task_of(*words))
-    functions = {name: getattr(type(task), name, None) for name in ("problem", "step", "gold")}
-    return TASK_CHECKS, (task, verifier), Source(type(task), functions)
+    return TASK_CHECKS, (task, verifier), source_of_task(task)
 
 
 if __name__ == "__main__":

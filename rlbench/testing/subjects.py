@@ -6,12 +6,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import get_object
 
+from ..contract.tasks import check_bounds
 from ..discovery import find_plugins, split
 from ..help import CONFIG
-from ..plugins import build, plain, read
-from ..types import Task
+from ..models.tokenizers import check_tokenizer
+from ..plugins import build, plain, read, target_of
+from ..types import Algorithm, Model, Task, Tokenizer
 from ..verifying.verifier import Verifier, Verifying
 from .case import Case, algorithm_case
 
@@ -26,18 +27,22 @@ def algorithm_of(*words: str) -> Case:
 
     Raises:
       ConfigError, HydraException: there is no such config, or no algorithm can be made of it.
+      PluginError: something else is made of it, or making it raised.
     """
     config = composed(SMALL + words)
-    model = build(config["model"], "model", build(config["tokenizer"], "tokenizer"))
-    return algorithm_case(build(config["algo"], "algo", model), model, get_object(config["algo"]["_target_"]))
+    tokenizer = build(config["tokenizer"], "tokenizer", kind=Tokenizer)
+    model = build(config["model"], "model", tokenizer, kind=Model)
+    algorithm = build(config["algo"], "algo", model, kind=Algorithm)
+    return algorithm_case(algorithm, model, target_of(config["algo"], "algo")[0])
 
 
 @contextlib.contextmanager
 def task_of(*words: str) -> Iterator[tuple[Task, Verifier]]:
     """The task that the words choose, and what judges its replies; arguments and errors as of `algorithm_of`."""
     config = composed(words)
-    task = build(config["task"], "task")
-    build(config["tokenizer"], "tokenizer").encode("".join(sorted(task.bounds.alphabet)))
+    task = build(config["task"], "task", kind=Task)
+    check_bounds(task)
+    check_tokenizer(build(config["tokenizer"], "tokenizer", kind=Tokenizer), task.bounds.alphabet)
     verifier = Verifier(read(Verifying, config["verifier"], "verifier"))
     with contextlib.closing(verifier):
         yield task, verifier

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
+from ..contract.tasks import answers_of, gold_of, problem_of, steps_of
 from ..types import ConfigError, Count, NonNegative, Positive, Status, Step, Task, Trial
 from .pool import Pool
 from .probe import Backend, choose
@@ -41,11 +42,11 @@ class Verifier:
           delay: seconds that all answers are late, once for all: nobody's reply waits for another's.
         """
         wall, cpu = time.perf_counter(), time.thread_time()
-        answers = [task.step(state, reply) for state, reply in said]
+        answers = answers_of(task, [task.step(state, reply) for state, reply in said])
         trials = [answer for answer in answers if isinstance(answer, Trial)]
         verdicts = self._started().verify([trial.program for trial in trials]) if trials else []
         settled = iter([trial.settle(verdict) for trial, verdict in zip(trials, verdicts, strict=True)])
-        steps = [next(settled) if isinstance(answer, Trial) else answer for answer in answers]
+        steps = steps_of(task, [next(settled) if isinstance(answer, Trial) else answer for answer in answers])
         if said:
             time.sleep(delay)
         own = time.thread_time() - cpu
@@ -64,7 +65,7 @@ class Verifier:
         played = [Step(state, "", 0.0, Status.OPEN) for state in states]
         for _ in range(task.bounds.turns):
             going = [i for i, step in enumerate(played) if step.asks is not None]
-            said = [(s, task.gold(s) if reply is None else reply) for s in (played[i].state for i in going)]
+            said = [(s, gold_of(task, s) if reply is None else reply) for s in (played[i].state for i in going)]
             for i, step in zip(going, self.judge(task, said)[0], strict=True):
                 played[i] = step._replace(reward=played[i].reward + step.reward)
         return played
@@ -75,7 +76,7 @@ class Verifier:
         Raises:
           ConfigError: they do not earn full reward, or the sandbox that they need is not safe here.
         """
-        problems = [task.problem(seed, split) for split in ("train", "heldout") for seed in range(REHEARSED)]
+        problems = [problem_of(task, seed, split) for split in ("train", "heldout") for seed in range(REHEARSED)]
         for problem, step in zip(problems, self.play(task, [state for _, state in problems]), strict=True):
             if abs(step.reward - 1) > 1e-6:
                 why = ", ".join(filter(None, (step.status, step.detail)))

@@ -1,6 +1,7 @@
 """Plugins in a folder of one's own, from the command line: nothing is installed, and every job has them."""
 
 import json
+import re
 import shlex
 import subprocess
 
@@ -99,3 +100,40 @@ def test_what_a_sweep_prints_runs_its_plugins_again_from_elsewhere(cache, tmp_pa
     ((question,), _) = questions(load([work / "here"])[0])
     (line,) = commands(question.groups[0])
     assert "_target_: my_algo.mine" in again(f"{line} --cfg job").stdout
+
+
+FAULTS = {
+    "an advantage a row": (
+        {"my_algo.py": ALGORITHM.replace("return grpo(", "whole = grpo(") + """\
+    return whole._replace(score=lambda *given: {"advantage": whole.score(*given)["advantage"][:, 0]})
+"""},
+        ["algo=my_algo", "task.digits=1"],
+        r"mine/my_algo\.py:7 <lambda>: expected \"advantage\" f32\[B, T\]; came f32\[B\]",
+    ),
+    "a step without an answer": (
+        {"my_task.py": TASK.replace("return Step(state", "Step(state")},
+        ["task=my_task"],
+        r"mine/my_task\.py:11 step: expected a Step or a Trial; came None",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_a_plugin_is_one_line_before_anything_is_spent(cache, tmp_path, mine, fault):
+    files, words, said = FAULTS[fault]
+    write(mine, files)
+    words = command(cache, "--config-dir", "mine/conf", *words, *SMALL)
+    done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(f"rlbench: {said}\n", done.stderr), done.stderr
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_the_whole_of_an_error_is_there_for_who_asks(cache, tmp_path, mine):
+    write(mine, FAULTS["an advantage a row"][0])
+    words = command(cache, "--config-dir", "mine/conf", "algo=my_algo", "task.digits=1", *SMALL)
+    how = settings(tmp_path)
+    how["env"] |= {"HYDRA_FULL_ERROR": "1"}
+    done = subprocess.run(words, **how, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback (most recent call last)" in done.stderr
+    assert "check_scores" in done.stderr and 'expected "advantage" f32[B, T]; came f32[B]' in done.stderr

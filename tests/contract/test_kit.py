@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rlbench.contract.sources import Source
 from rlbench.learning.estimators import (
     episode_reward,
     gae,
@@ -21,7 +22,7 @@ from rlbench.learning.objectives import masked_sum, token_mean
 from rlbench.models.likelihood import token_logp
 from rlbench.plugins import build
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, NotApplicable, algorithm_case
-from rlbench.testing.outcome import Outcome, Source, examine
+from rlbench.testing.outcome import Outcome, examine
 from rlbench.types import Algorithm, Bounds, Loss, Problem, Status, Step
 from tests.fakes import VERIFIER, small_model
 
@@ -99,6 +100,10 @@ def mean_of_rows_that_did_not_happen(trainable, frozen, rollouts, version):
 
 def a_score_a_batch(trainable, frozen, rollouts, version):
     return {"advantage": group_zscore(rollouts, 1e-6), "mean": rollouts.reward.mean()}
+
+
+def a_score_a_position(trainable, frozen, rollouts, version):
+    return {"advantage": group_zscore(rollouts, 1e-6), "mean": rollouts.reward.mean(axis=0)}
 
 
 def groups_are_neighbours(trainable, frozen, rollouts, version):
@@ -186,10 +191,12 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("finite", GOOD._replace(loss=infinite_slope)),
     ("structure", GOOD._replace(loss=metric_of_every_token)),
     ("structure", WITHOUT_KL._replace(score=a_score_a_batch)),
+    ("structure", WITHOUT_KL._replace(score=a_score_a_position)),
+    ("structure", WITHOUT_KL._replace(keep=episode_reward)),
+    ("structure", GOOD._replace(loss=looks_at_numbers)),
     ("structure", WITHOUT_KL._replace(acting=with_a_second_head)),
     ("structure", WITHOUT_KL._replace(init=lambda key, policy: (OrderedDict(policy=policy), {}))),
     ("structure", WITHOUT_KL._replace(init=lambda key, policy: ({"policy": policy}, [policy["norm"]]))),
-    ("no recompilation", GOOD._replace(loss=looks_at_numbers)),
     ("no recompilation", WITHOUT_KL._replace(init=lambda key, policy: (OrderedDict(policy=policy), {}))),
     ("accounting", WITHOUT_KL._replace(loss=transformed)),
     ("accounting", GOOD._replace(score=WITHOUT_KL.score, loss=two_networks_at_once)),
@@ -202,7 +209,6 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("equal rewards", WITHOUT_KL._replace(score=rounded_mean)),
     ("equal rewards", WITHOUT_KL._replace(score=with_an_offset)),
     ("staleness", WITHOUT_KL._replace(loss=product_of_ratios)),
-    ("keep", WITHOUT_KL._replace(keep=episode_reward)),
     ("keep", WITHOUT_KL._replace(keep=won)),
     ("keep", WITHOUT_KL._replace(keep=of_modest_groups)),
     ("keep", WITHOUT_KL._replace(keep=of_neighbours)),
@@ -240,7 +246,10 @@ def test_a_source_is_an_identifier_or_an_address(source):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [WITHOUT_KL._replace(keep=group_varies), WITHOUT_KL._replace(keep=solved, score=none)],
+    [
+        WITHOUT_KL._replace(keep=group_varies),
+        WITHOUT_KL._replace(keep=solved, score=none, loss=moves_without_advantage),
+    ],
     ids=["groups that teach", "rows, where groups do not matter"],
 )
 def test_what_may_be_kept(algorithm):
@@ -250,7 +259,7 @@ def test_what_may_be_kept(algorithm):
 @pytest.mark.parametrize(
     ("check", "algorithm", "why"),
     [
-        ("zero advantage", WITHOUT_KL._replace(score=none), "no .advantage."),
+        ("zero advantage", WITHOUT_KL._replace(score=none, loss=moves_without_advantage), "no .advantage."),
         ("equal rewards", WITHOUT_KL._replace(score=whitened), "does not depend on groups"),
         ("equal rewards", WITHOUT_KL._replace(score=whitened_after_the_group), "other groups' rewards"),
         ("equal rewards", GOOD._replace(score=penalised, loss=WITHOUT_KL.loss), "more than rewards"),
@@ -381,7 +390,7 @@ def test_an_error_within_a_plugin_is_a_failure_at_its_line():
     def forgetful(trainable, frozen, rollouts, version):
         return {"advantage": rollouts.rewards}
 
-    result = result_of("finite", WITHOUT_KL._replace(score=forgetful))
+    result = result_of("structure", WITHOUT_KL._replace(score=forgetful))
     assert result.came == "AttributeError: 'Rollouts' object has no attribute 'rewards'"
     assert result.where == f"{os.path.relpath(__file__)}:{forgetful.__code__.co_firstlineno + 1} forgetful"
 
@@ -389,3 +398,18 @@ def test_an_error_within_a_plugin_is_a_failure_at_its_line():
 def test_what_does_not_apply_is_no_failure_and_keeps_its_reason():
     result = result_of("zero advantage", WITHOUT_KL._replace(score=none, loss=moves_without_advantage))
     assert result.outcome == Outcome.NOT_APPLICABLE and "advantage" in result.reason
+
+
+def test_a_structure_that_does_not_hold_is_told_once():
+    """All checks that call the functions wait for it, and say so; those that don't are asked."""
+    case = algorithm_case(WITHOUT_KL._replace(score=a_score_a_batch), MODEL, maker=without_source)
+    results = list(examine(ALGORITHM_CHECKS, (case,), Source(without_source, {"score": a_score_a_batch})))
+    failures = {result.check: result for result in results if result.outcome == Outcome.FAILED}
+    assert list(failures) == ["docstring", "structure"]
+    told = failures["structure"]
+    assert (told.expected, told.came) == ('"mean" [B] or [B, T], a row a rollout', "f32[]")
+    assert told.where == line_of(a_score_a_batch)
+    others = [result for result in results if result.check not in failures and result.check != "keep"]
+    assert {(result.outcome, result.reason) for result in others} == {
+        (Outcome.NOT_APPLICABLE, "asked once structure holds")
+    }

@@ -1,6 +1,7 @@
 """Plugins are found: in packages that pip installed, in folders that the command line gives; none hides another."""
 
 import importlib
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -8,13 +9,16 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rlbench.comparing.runs import Unreadable, command_line
 from rlbench.discovery import PLACES, config_dirs, find_plugins, flags
-from rlbench.help import explain, known_keys, print_help
+from rlbench.help import explain, is_one_line, known_keys, print_help
 from rlbench.multirun.repeating import completes, repeats
+from rlbench.plugins import plain
 from rlbench.types import ConfigError
 
 MINE = """
@@ -206,3 +210,56 @@ def test_the_words_that_compose_a_config_again_name_its_folders_and_itself():
 
     assert flags(composed_of("config")) == ["--config-dir=/a b"]
     assert flags(composed_of("own")) == ["--config-dir=/a b", "--config-name=own"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: 1\n\tb: 2\n", ":2: found character '\\t' that cannot start any token"),
+        ("a: 1: 2\n", ":1: mapping values are not allowed here"),
+        ("a: {1\n", r":2: expected ',' or '}', but got '<stream end>'"),
+        ("? [a, b]\n: 1\n", ":1: found unhashable key"),
+        ("a: 1\na: 2\n", ":2: found duplicate key a"),
+        (b"# gr\xfc\n", ": 'utf-8' codec can't decode byte 0xfc in position 4"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_named_with_its_line(site, tmp_path, text, reason):
+    file = write(tmp_path, {"conf/algo/mine.yaml": ""}) / "conf/algo/mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    find_plugins(["--config-dir", str(tmp_path / "conf")])
+    with pytest.raises(ConfigError) as raised:
+        composed("algo=mine")
+    assert str(raised.value).startswith(f"algo=mine: {file}{reason}")
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "line"),
+    [
+        ("", "algo.group_size={8", r"algo.group_size={8: no key=value that can be read; .*quotes.*"),
+        ("", "steps==3", "steps==3: no key=value that can be read; .*"),
+        ("", "steps", "steps: no key=value that can be read; .*"),
+        ("", "+algo=3", "Config group override must be a string or a list. Got int"),
+        ("", "tracker=[nowhere]", "tracker=nowhere: no such option.*"),
+        ("defaults: [grpoo]", "steps=3", "algo=grpoo: no such option; nearest: grpo.*"),
+        ("defaults: grpo", "steps=3", "Invalid defaults list in 'algo/mine', defaults must be a list .*"),
+    ],
+)
+def test_what_hydra_refuses_is_one_line_that_names_the_word(site, tmp_path, text, word, line):
+    write(tmp_path, {"conf/algo/mine.yaml": text})
+    find_plugins(["--config-dir", str(tmp_path / "conf")])
+    with pytest.raises((HydraException, ValueError)) as raised:
+        composed("algo=mine", word)
+    assert is_one_line(raised.value)
+    assert re.fullmatch(line, " ".join(explain(raised.value, ["algo=mine", word]).split()))
+
+
+def test_an_interpolation_of_nothing_names_its_key():
+    with pytest.raises(OmegaConfBaseException) as raised:
+        plain(OmegaConf.create({"algo": {"a": "${nowhere}"}}))
+    assert explain(raised.value, []) == "Interpolation key 'nowhere' not found, for algo.a"
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        int("a")
+    assert not is_one_line(raised.value)

@@ -1,5 +1,6 @@
 """The guides do what they say: their files are written, their tests and commands run, in a folder of one's own."""
 
+import inspect
 import os
 import re
 import shlex
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from rlbench.learning import estimators, objectives
+from rlbench.models import likelihood
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS
+from rlbench.types import Algorithm, Model
 from tests.cli.test_cli import SMALL
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -82,6 +86,24 @@ def test_a_guide_explains_every_check(guide):
     text = (DOCS / f"{guide}.md").read_text()
     explained = re.findall(r"^\| ([a-z ]+) \|", text.partition("## What is checked")[2], re.MULTILINE)
     assert explained == ["check", "builds", *GUIDES[guide]]
+
+
+@pytest.mark.parametrize("module", [estimators, objectives, likelihood], ids=lambda module: module.__name__)
+def test_the_guide_of_algorithms_lists_what_there_is(module):
+    text = (DOCS / "algorithm.md").read_text().partition("## What there is")[2].partition("\n## ")[0]
+    table = text.partition(f"Of `{module.__name__}`")[2].partition("\nOf `")[0]
+    listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)))
+    reading = {"mean_named", "same_both_ways", "dual_beyond_high"}  # a config
+    functions = {name for name, x in vars(module).items() if inspect.isfunction(x) and x.__module__ == module.__name__}
+    types = {"Clip", "ClipRange", "MeanOver"} if module is objectives else set()
+    assert sorted(listed) == sorted(functions - reading | types)
+
+
+def test_the_guide_of_algorithms_describes_every_field():
+    text = (DOCS / "algorithm.md").read_text()
+    for kind, title in ((Algorithm, "## The protocol"), (Model, "## The model")):
+        table = text.partition(title)[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(kind._fields)
 
 
 @pytest.mark.parametrize("guide", GUIDES)

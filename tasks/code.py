@@ -169,7 +169,7 @@ class Code:
             examples = ";".join(f"{call.args[0]!r}->{call.expected!r}" for call in shown)
             prompt = "; ".join(filter(None, (words(pipeline) if self.words else "", examples)))
             gold = expression(pipeline) if self.answer == "expression" else body(pipeline)
-            return Problem(f"{prompt}:", State(gold, tuple(hidden)))
+            return Problem(f"{prompt}:", State(gold, tuple(hidden)), key=fingerprint(pipeline))
 
     def step(self, state: State, reply: str) -> Trial:
         source = f"def f(x):\n return {reply}"
@@ -295,10 +295,14 @@ def words(pipeline: Pipeline) -> str:
 
 def held_out(pipeline: Pipeline) -> bool:
     """Which split a pipeline is in, from what it makes of some values alone."""
+    return int.from_bytes(fingerprint(pipeline)) % HELDOUT == 0
+
+
+def fingerprint(pipeline: Pipeline) -> bytes:
+    """A hash of what a pipeline makes of some values: the same for one function in any words."""
     start = pipeline[0].kind.takes
     answers = [*map(composed(pipeline), grid(start))]
-    digest = hashlib.blake2b(f"{start.__name__} {answers}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) % HELDOUT == 0
+    return hashlib.blake2b(f"{start.__name__} {answers}".encode(), digest_size=8).digest()
 
 
 @functools.cache

@@ -2,12 +2,13 @@
 
 import json
 import shlex
-import subprocess
+from subprocess import CompletedProcess
 
 import pytest
 
 from rlbench.comparing.groups import commands, questions
 from rlbench.comparing.runs import load
+from tests import forked
 from tests.cli.test_cli import SMALL, command, folders, settings
 from tests.core.test_discovery import write
 
@@ -65,7 +66,7 @@ LAUNCHERS = [
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_wherever_jobs_run_they_have_the_plugins(cache, tmp_path, mine, launcher):
     words = command(cache, "-m", "--config-dir", "mine/conf", *MINE, *launcher)
-    done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
+    done = forked.run(*words[2:], **settings(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = folders(tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
@@ -79,15 +80,15 @@ def test_what_a_sweep_prints_runs_its_plugins_again_from_elsewhere(cache, tmp_pa
     work, away = write(tmp_path / "work", {"x": ""}), write(tmp_path / "away", {"x": ""})
     sweep = ["algo=my_algo,ppo", *MINE[1:], f"hydra.sweep.dir={work}/here"]
     words = command(cache, "-m", "--config-dir", "../mine/conf", *sweep)
-    done = subprocess.run(words, **settings(work), capture_output=True, text=True)
+    done = forked.run(*words[2:], **settings(work))
     refused = "algo=ppo: offered by ../mine/conf and by rlbench; rename or remove one"
     assert done.returncode == 2 and f"job 2 failed: {refused}" in done.stdout, done.stdout + done.stderr
     assert statuses(work) == {"0": "finished"}
 
-    def again(line: str) -> subprocess.CompletedProcess:
+    def again(line: str) -> CompletedProcess:
         program, *rest = shlex.split(line)
         assert program == "rlbench"
-        return subprocess.run([*words[:3], *rest], **settings(away), capture_output=True, text=True)
+        return forked.run(words[2], *rest, **settings(away))
 
     printed = [line for line in done.stdout.splitlines() if line.startswith("    rlbench")]
     alone = again(printed[0])

@@ -3,13 +3,13 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS
+from tests import forked
 from tests.cli.test_cli import SMALL
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -41,9 +41,9 @@ def guide(request, tmp_path_factory):
     return request.param, folder
 
 
-def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
+def run(folder: Path, words: list[str]) -> CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
-    return subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True)
+    return forked.run(*words, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize(

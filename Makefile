@@ -25,7 +25,7 @@ demo: .venv
 	$(BIN)/rlbench-compare $(DEMO)
 
 test: .venv
-	$(BIN)/pytest -m "not slow" -n 2
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: test
 	$(BIN)/pytest -m slow

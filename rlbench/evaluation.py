@@ -1,20 +1,20 @@
 """Evaluation on held-out problems: the likeliest reply, and pass@k of sampled ones."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .acting.rollout import Actor, Transcript
 from .contract.tasks import problem_of
-from .types import Count, Fraction, Natural, Params, Status
+from .types import Count, Fraction, Natural, Params, Problem, Status, Task
 
 
 class Evaluation(NamedTuple):
     """What is measured on held-out problems, and how often."""
 
     every: Count  # learner steps; the start and the end are always measured
-    problems: Count
+    problems: Count  # distinct ones, if the task has so many
     samples: Count  # sampled replies to each problem, beside the likeliest one
     pass_at: list[Count]  # values of k
     top_k: Natural
@@ -40,23 +40,47 @@ class Measured(NamedTuple):
 KEPT = ("problem", "prompt", "replies", "reward", "status", "detail", "truncated")  # of a transcript
 
 
-def evaluate(settings: Evaluation, actor: Actor, params: Params, version: int) -> Measured:
-    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k."""
-    attempts = 1 + settings.samples
-    problems = [(seed, problem_of(actor.task, seed, "heldout")) for seed in range(settings.problems)]
-    first_id = version * settings.problems * attempts
+def distinct_problems(task: Task, split: str, count: int) -> list[tuple[int, Problem]]:
+    """The first `count` problems of a split that differ in identity, with their numbers, which count up from 0.
+
+    Fewer where the split has no more: it is taken to be exhausted once ten times as many numbers in a row as there
+    are problems so far, and at least 100, brought no new one. Of equally likely problems one is then left out with
+    a probability of exp(-10).
+    """
+    found: dict[Hashable, tuple[int, Problem]] = {}
+    number = repeated = 0  # `repeated` in a row
+    while len(found) < count and repeated < max(100, 10 * len(found)):
+        problem = problem_of(task, number, split)
+        repeated = repeated + 1 if problem.identity in found else 0
+        found.setdefault(problem.identity, (number, problem))
+        number += 1
+    return [*found.values()]
+
+
+def evaluate(
+    settings: Evaluation, problems: Sequence[tuple[int, Problem]], actor: Actor, params: Params, version: int
+) -> Measured:
+    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k.
+
+    Where devices do not divide the problems, some are played again for nothing: nobody looks at their rollouts.
+    """
+    attempts, asked = 1 + settings.samples, len(problems)
+    again = [problems[index % asked] for index in range(-asked % len(actor.devices.devices))]
+    first_id = version * (asked + len(again)) * attempts
     greedy = [True] + [False] * settings.samples
-    batch = actor.play(params, problems, attempts, first_id=first_id, version=version, greedy=greedy)
-    happened, solved = outcomes(batch.transcripts)
+    batch = actor.play(params, [*problems, *again], attempts, first_id=first_id, version=version, greedy=greedy)
+    transcripts = batch.transcripts[: asked * attempts]
+    happened, solved = outcomes(transcripts)
     happened, solved = happened.reshape(-1, attempts), solved.reshape(-1, attempts)
     judged, right = happened[:, 1:].sum(axis=1), solved[:, 1:].sum(axis=1)
     metrics = {
+        "heldout/problems": asked,
         "heldout/accuracy": mean(solved[:, 0][happened[:, 0]]),
         "heldout/sampled_accuracy": mean(solved[:, 1:][happened[:, 1:]]),
         **{f"heldout/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
         "heldout/infrastructure_failures": int((~happened).sum()),
     }
-    kept = samples_of(batch.transcripts, attempts, settings.transcripts)
+    kept = samples_of(transcripts, attempts, settings.transcripts)
     return Measured(metrics, Outcomes(happened[:, 0], solved[:, 0]), kept)
 
 

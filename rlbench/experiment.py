@@ -19,7 +19,7 @@ from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch, training_problems
 from .contract.algorithms import shapes
 from .devices import Devices, Program, keep_compilations, keep_freed_memory
-from .evaluation import Outcomes, evaluate, mean
+from .evaluation import Outcomes, distinct_problems, evaluate, mean
 from .interrupts import UNINTERRUPTED
 from .learning.imitation import imitation
 from .learning.learner import Learner, Spending
@@ -93,6 +93,11 @@ class Experiment:
         self.ledger: Ledger | None = None
         self.over = False  # whether the budget of operations is spent
         self.buffers = 0  # bytes
+        asked = plan.evaluation.problems
+        self.problems = distinct_problems(plan.task, "heldout", asked)
+        self.summary["heldout_problems"] = have = len(self.problems)
+        if have < asked:
+            log.info("evaluation.problems=%d: the task has %d distinct held-out problems; all are used", asked, have)
         self.heldout: list[Outcomes] = []  # of the likeliest replies, at every evaluation
 
     def go(self) -> None:
@@ -278,7 +283,7 @@ class Experiment:
         if step % self.plan.evaluation.every == 0 or step == self.plan.steps or self.over:
             policy = self.plan.algorithm.acting(self.state.trainable, self.state.frozen)
             began = time.perf_counter()
-            measured = evaluate(self.plan.evaluation, self.evaluator, policy, step)
+            measured = evaluate(self.plan.evaluation, self.problems, self.evaluator, policy, step)
             row |= measured.metrics
             self.ledger.evaluated(self.evaluator.account.take(), time.perf_counter() - began)
             self.heldout.append(measured.likeliest)

@@ -208,7 +208,6 @@ def check_sizes(plan: Plan) -> None:
     for key, rows, unit, why in (
         ("batch.rollouts", plan.rollouts, group * devices, f"algo.group_size = {group}"),
         ("batch.rollouts", plan.rollouts, plan.spending.minibatches * devices, "batch.minibatches"),
-        ("evaluation.problems", plan.evaluation.problems, devices, "the number of devices"),
         ("warm_start.rollouts", plan.warm_start.rollouts, devices, "the number of devices"),
         ("warm_start.problems", plan.warm_start.problems, devices, "the number of devices"),
     ):

@@ -4,7 +4,7 @@ Shapes: B rollouts in a batch, T tokens in a row, V tokens in the vocabulary. In
 anything said of token t (its log-probability, its value, its version) was known before t was chosen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
@@ -151,10 +151,19 @@ class Fate(StrEnum):
 
 
 class Problem(NamedTuple):
-    """What a task asks: the text shown to the model, and the state that judges the reply."""
+    """What a task asks: the text shown to the model, and the state that judges the reply.
+
+    Problems of equal identity are the same one in other words: evaluation asks one of them.
+    """
 
     prompt: str
     state: Any
+    key: Hashable = None  # what is asked, apart from its wording; None: the prompt says it all
+
+    @property
+    def identity(self) -> Hashable:
+        """The key, or the prompt where there is none."""
+        return self.prompt if self.key is None else self.key
 
 
 class Step(NamedTuple):

@@ -52,7 +52,7 @@ class Arithmetic:
         while True:
             operation, a, b = draw.choice(self.operations), draw.choice(self.operands), draw.choice(self.operands)
             if held_out(operation, a, b) == (split == "heldout"):
-                return Problem(ask(operation, a, b), answer(operation, a, b))
+                return Problem(ask(operation, a, b), answer(operation, a, b), content(operation, a, b))
 
     def step(self, state: str, reply: str) -> Step:
         if reply == state:
@@ -87,13 +87,18 @@ def answer(operation: Operation, a: int, b: int) -> str:
             return str(math.isqrt(a * a))
 
 
-def held_out(operation: Operation, a: int, b: int) -> bool:
-    """Which split a problem is in, from its content alone."""
+def content(operation: Operation, a: int, b: int) -> str:
+    """A problem apart from the order in which it is told."""
     if operation in ("add", "multiply"):
         a, b = min(a, b), max(a, b)
     if operation == "square_root":
         b = a
-    digest = hashlib.blake2b(f"{operation} {a} {b}".encode(), digest_size=8).digest()
+    return f"{operation} {a} {b}"
+
+
+def held_out(operation: Operation, a: int, b: int) -> bool:
+    """Which split a problem is in, from its content alone."""
+    digest = hashlib.blake2b(content(operation, a, b).encode(), digest_size=8).digest()
     return int.from_bytes(digest) % HELDOUT == 0
 
 

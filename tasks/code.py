@@ -177,7 +177,7 @@ class Code:
             examples = ";".join(f"{call.args[0]!r}->{call.expected!r}" for call in shown)
             prompt = "; ".join(filter(None, (words(pipeline) if self.words else "", examples)))
             gold = expression(pipeline) if self.answer == "expression" else body(pipeline)
-            return Problem(f"{prompt}:", State(gold, tuple(hidden)))
+            return Problem(f"{prompt}:", State(gold, tuple(hidden)), key=fingerprint(pipeline))
 
     def step(self, state: State, reply: str) -> Trial:
         source = f"def f(x):\n return {reply}"
@@ -303,15 +303,28 @@ def words(pipeline: Pipeline) -> str:
 
 def split_of(pipeline: Pipeline) -> str | None:
     """Split that a pipeline is in, from its answers on the grid alone; None where it is too near to either."""
-    start = pipeline[0].kind.takes
-    answers = map(composed(pipeline), grid(start))
-    score = sum(is_odd(f"{start.__name__} {place} {answer!r}") for place, answer in enumerate(answers))
+    score = sum(is_odd(f"{start_of(pipeline)} {place} {answer!r}") for place, answer in enumerate(outcomes(pipeline)))
     return "heldout" if score <= HELDOUT_SCORE else "train" if score >= TRAIN_SCORE else None
 
 
 def is_odd(text: str) -> bool:
     """A coin that always falls the same way for a text."""
     return hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % 2 == 1
+
+
+def fingerprint(pipeline: Pipeline) -> bytes:
+    """A hash of what a pipeline makes of the grid: the same for one function in any words."""
+    return hashlib.blake2b(f"{start_of(pipeline)} {outcomes(pipeline)}".encode(), digest_size=8).digest()
+
+
+def start_of(pipeline: Pipeline) -> str:
+    """Name of the type that a pipeline takes."""
+    return pipeline[0].kind.takes.__name__
+
+
+def outcomes(pipeline: Pipeline) -> list[Any]:
+    """Answers of a pipeline on the grid."""
+    return [*map(composed(pipeline), grid(pipeline[0].kind.takes))]
 
 
 @functools.cache

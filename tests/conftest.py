@@ -1,6 +1,7 @@
 """Before JAX is imported anywhere: four simulated CPU devices, and a compilation cache for the whole session."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,12 @@ from rlbench.devices import Devices, keep_compilations  # noqa: E402
 def compilations() -> None:
     """Programs that another test or an earlier session compiled are not compiled again."""
     keep_compilations(CACHE / "compilations")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Processes that tests start can be interrupted, also where a shell's background job would ignore it for them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
+import scipy  # and no module of it, which are imported when they are named: scipy.stats takes seconds
 
 FEWEST = 4  # seeds a side: with three, the two most extreme of the 20 relabellings are already a tenth of them
 EXACT = 200_000  # most relabellings that are all looked at: up to ten seeds a side
@@ -20,7 +20,7 @@ MOST = 10_000  # seeds a side that anybody is told to run
 
 def interquartile_mean(sample: np.ndarray, axis: int = -1) -> np.ndarray:
     """The mean of the middle half (section 4.3): a quarter of n, rounded down, is cut from either end."""
-    return stats.trim_mean(sample, 0.25, axis)
+    return scipy.stats.trim_mean(sample, 0.25, axis)
 
 
 def improvement(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -105,10 +105,10 @@ def power(effect: float, seeds: int, level: float) -> float:
       seeds: a side.
     """
     freedom, shift = 2 * seeds - 2, abs(effect) * math.sqrt(seeds / 2)
-    limit = stats.t.isf(level / 2, freedom)
+    limit = scipy.stats.t.isf(level / 2, freedom)
     if shift > limit + 6 + 60 / freedom:
         return 1.0  # to many digits; scipy's noncentral t has none far out
-    return float(stats.nct.sf(limit, freedom, shift))
+    return float(scipy.stats.nct.sf(limit, freedom, shift))
 
 
 def seeds_that_would_do(effect: float, *, level: float, pairs: int, wanted: float) -> int | None:

@@ -4,6 +4,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Hashable
 from inspect import getdoc
 from typing import Any
 
@@ -23,7 +24,7 @@ import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
 task, seeds, splits = pickle.load(sys.stdin.buffer)
 problems = [task.problem(seed, split) for split in splits for seed in seeds]
-sys.stdout.buffer.write(pickle.dumps([(problem.prompt, task.gold(problem.state)) for problem in problems]))
+sys.stdout.buffer.write(pickle.dumps([(one.prompt, task.gold(one.state), one.key) for one in problems]))
 """
 
 
@@ -67,10 +68,10 @@ def check_determinism(task: Task, verifier: Verifier) -> None:
             expect(same, "step", f"{described(one)} again for train {seed}", described(other))
 
 
-def asked(task: Task) -> list[tuple[str, str]]:
-    """Prompts and first gold replies of the sample."""
+def asked(task: Task) -> list[tuple[str, str, Hashable]]:
+    """Prompts, first gold replies and keys of the sample."""
     problems = [task.problem(seed, split) for split in SPLITS for seed in SAMPLE]
-    return [(problem.prompt, task.gold(problem.state)) for problem in problems]
+    return [(problem.prompt, task.gold(problem.state), problem.key) for problem in problems]
 
 
 def last_line(stderr: bytes) -> str:
@@ -95,10 +96,13 @@ def copied(about: str, value: Any) -> Any:
 
 
 def check_splits(task: Task, verifier: Verifier) -> None:
-    """No training problem is held out, among those drawn."""
-    train, heldout = ({task.problem(seed, split).prompt for seed in range(MANY)} for split in SPLITS)
-    both = sorted(train & heldout)
-    expect(not both, "problem", f"no problem in both splits, of {MANY} each", f"{len(both)}, such as {both[:1]}")
+    """No training problem is held out, in these words or others, among those drawn."""
+    drawn = [[task.problem(seed, split) for seed in range(MANY)] for split in SPLITS]
+    for name in ("prompt", "identity"):
+        train, heldout = ({getattr(problem, name): None for problem in problems} for problems in drawn)
+        both = [value for value in train if value in heldout]
+        what = "problem" if name == "prompt" else "problem's key"
+        expect(not both, "problem", f"no {what} in both splits, of {MANY} each", f"{len(both)}, such as {both[:1]}")
 
 
 def check_bounds(task: Task, verifier: Verifier) -> None:

@@ -77,7 +77,7 @@ class Verifier:
           ConfigError: they do not earn full reward, or the sandbox that they need is not safe here.
         """
         problems = [problem_of(task, seed, split) for split in ("train", "heldout") for seed in range(REHEARSED)]
-        for problem, step in zip(problems, self.play(task, [state for _, state in problems]), strict=True):
+        for problem, step in zip(problems, self.play(task, [problem.state for problem in problems]), strict=True):
             if abs(step.reward - 1) > 1e-6:
                 why = ", ".join(filter(None, (step.status, step.detail)))
                 what = f"its own gold reply to {problem.prompt[-80:]!r} earned {step.reward:g} ({why})"

@@ -2,8 +2,7 @@
 
 import os
 import re
-import subprocess
-import sys
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -11,15 +10,15 @@ from rlbench.discovery import find_plugins
 from rlbench.scaffold import start
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, options
 from rlbench.types import ConfigError
+from tests import forked
 from tests.cli.test_cli import TINY
 
 COMMANDS = {"rlbench": "rlbench.cli", "rlbench-check": "rlbench.testing.command", "rlbench-new": "rlbench.scaffold"}
 
 
-def run(folder, command: str, *words: str) -> subprocess.CompletedProcess:
+def run(folder, command: str, *words: str) -> CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
-    module = [sys.executable, "-m", COMMANDS.get(command, command)]
-    return subprocess.run([*module, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    return forked.run(COMMANDS.get(command, command), *words, cwd=folder, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_module
 
 from rlbench.help import leaves
 from rlbench.warm_start import Cost
+from tests import forked
 
 SMALL = [
     "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16", "batch.rollouts=16",
@@ -30,10 +31,7 @@ TINY = [*SMALL, "task.digits=1"]
 def rlbench(cache, tmp_path):
     """Runs `rlbench` in an empty folder, on one device, with the session's cache."""
 
-    def run(*words: str, **keep) -> subprocess.CompletedProcess:
-        return subprocess.run(command(cache, *words), **settings(tmp_path), capture_output=True, text=True, **keep)
-
-    return run
+    return lambda *words: forked.run(*command(cache, *words)[2:], **settings(tmp_path))
 
 
 def command(cache: Path, *words: str) -> list[str]:
@@ -211,7 +209,7 @@ def test_a_wrong_config_is_one_line_and_exit_code_2(rlbench, tmp_path, words, li
 def test_rollouts_have_to_divide_over_the_devices(cache, tmp_path):
     how = settings(tmp_path)
     how["env"]["XLA_FLAGS"] = "--xla_force_host_platform_device_count=3"
-    done = subprocess.run(command(cache, "batch.rollouts=64"), **how, capture_output=True, text=True)
+    done = forked.run(*command(cache, "batch.rollouts=64")[2:], **how)
     assert done.returncode == 2
     assert "batch.rollouts=64: has to be a multiple of 24, for algo.group_size = 8 (3 devices)" in done.stderr
 
@@ -262,9 +260,11 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def test_one_seed_is_one_run_but_for_times(rlbench, tmp_path):
+def test_one_seed_is_one_run_but_for_times(cache, tmp_path):
+    """In processes that hash differently."""
     for _ in range(2):
-        assert rlbench("algo=ppo", *TINY, "batch.minibatches=2", "batch.epochs=2").returncode == 0
+        words = command(cache, "algo=ppo", *TINY, "batch.minibatches=2", "batch.epochs=2")
+        subprocess.run(words, **settings(tmp_path), capture_output=True, check=True)
         time.sleep(1)  # Hydra names folders by the second
     first, second = (
         [{name: value for name, value in row.items() if not re.search("second|resident", name)} for row in rows(folder)]
@@ -274,8 +274,9 @@ def test_one_seed_is_one_run_but_for_times(rlbench, tmp_path):
 
 
 def test_another_seed_is_another_run(rlbench, tmp_path):
-    assert rlbench("-m", "seed=0,1", *TINY).returncode == 0
-    first, second = ([row["tokens"] for row in rows(folder)] for folder in folders(tmp_path))
+    for seed in (0, 1):
+        assert rlbench(f"seed={seed}", *TINY, f"hydra.run.dir={seed}").returncode == 0
+    first, second = ([row["tokens"] for row in rows(tmp_path / str(seed))] for seed in (0, 1))
     assert first != second
 
 
@@ -292,7 +293,7 @@ print("cache misses:", sum(event.endswith("/cache_misses") for event in seen))
 def test_the_second_run_compiles_nothing(tmp_path):
     misses = []
     for _ in range(2):
-        words = [sys.executable, "-c", COUNT_MISSES, *TINY, "algo=ppo", f"cache={tmp_path / 'cache'}"]
+        words = [sys.executable, "-c", COUNT_MISSES, *TINY, "warm_start.steps=0", f"cache={tmp_path / 'cache'}"]
         done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         misses.append(int(re.search(r"cache misses: (\d+)", done.stdout)[1]))

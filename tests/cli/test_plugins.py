@@ -3,12 +3,13 @@
 import json
 import re
 import shlex
-import subprocess
+from subprocess import CompletedProcess
 
 import pytest
 
 from rlbench.comparing.groups import commands, questions
 from rlbench.comparing.runs import load
+from tests import forked
 from tests.cli.test_cli import SMALL, command, folders, settings
 from tests.core.test_discovery import write
 
@@ -66,7 +67,7 @@ LAUNCHERS = [
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_wherever_jobs_run_they_have_the_plugins(cache, tmp_path, mine, launcher):
     words = command(cache, "-m", "--config-dir", "mine/conf", *MINE, *launcher)
-    done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
+    done = forked.run(*words[2:], **settings(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     (folder,) = folders(tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
@@ -80,15 +81,15 @@ def test_what_a_sweep_prints_runs_its_plugins_again_from_elsewhere(cache, tmp_pa
     work, away = write(tmp_path / "work", {"x": ""}), write(tmp_path / "away", {"x": ""})
     sweep = ["algo=my_algo,ppo", *MINE[1:], f"hydra.sweep.dir={work}/here"]
     words = command(cache, "-m", "--config-dir", "../mine/conf", *sweep)
-    done = subprocess.run(words, **settings(work), capture_output=True, text=True)
+    done = forked.run(*words[2:], **settings(work))
     refused = "algo=ppo: offered by ../mine/conf and by rlbench; rename or remove one"
     assert done.returncode == 2 and f"job 2 failed: {refused}" in done.stdout, done.stdout + done.stderr
     assert statuses(work) == {"0": "finished"}
 
-    def again(line: str) -> subprocess.CompletedProcess:
+    def again(line: str) -> CompletedProcess:
         program, *rest = shlex.split(line)
         assert program == "rlbench"
-        return subprocess.run([*words[:3], *rest], **settings(away), capture_output=True, text=True)
+        return forked.run(words[2], *rest, **settings(away))
 
     printed = [line for line in done.stdout.splitlines() if line.startswith("    rlbench")]
     alone = again(printed[0])
@@ -123,7 +124,7 @@ def test_a_fault_of_a_plugin_is_one_line_before_anything_is_spent(cache, tmp_pat
     files, words, said = FAULTS[fault]
     write(mine, files)
     words = command(cache, "--config-dir", "mine/conf", *words, *SMALL)
-    done = subprocess.run(words, **settings(tmp_path), capture_output=True, text=True)
+    done = forked.run(*words[2:], **settings(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
     assert re.fullmatch(f"rlbench: {said}\n", done.stderr), done.stderr
     assert not list(tmp_path.rglob("metrics.jsonl"))
@@ -134,6 +135,6 @@ def test_the_whole_of_an_error_is_there_for_who_asks(cache, tmp_path, mine):
     words = command(cache, "--config-dir", "mine/conf", "algo=my_algo", "task.digits=1", *SMALL)
     how = settings(tmp_path)
     how["env"] |= {"HYDRA_FULL_ERROR": "1"}
-    done = subprocess.run(words, **how, capture_output=True, text=True)
+    done = forked.run(*words[2:], **how)
     assert done.returncode == 1 and "Traceback (most recent call last)" in done.stderr
     assert "check_scores" in done.stderr and 'expected "advantage" f32[B, T]; came f32[B]' in done.stderr

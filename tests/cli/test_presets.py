@@ -1,5 +1,6 @@
 """The presets that answer a question: their jobs are those that the question needs, and all of them run."""
 
+import functools
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -22,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / "conf/experiment"
 SWEEPS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "sweeper" in path.read_text())
 
 
+@functools.cache
 def jobs_of(*words):
     """The composed configs of a multirun's jobs."""
     with initialize_config_module("rlbench.conf", version_base="1.3"):

@@ -25,6 +25,7 @@ from omegaconf import OmegaConf
 from rlbench.multirun import InvalidJob, JobFailed, register
 from rlbench.multirun.job import perform
 from rlbench.types import ConfigError
+from tests import forked
 from tests.cli.test_cli import TINY, command, folders, settings, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -420,7 +421,7 @@ def test_a_sweep_that_was_interrupted_is_completed_by_the_command_that_it_prints
         if statuses[name] == "finished"
     }
     resumed = shlex.split(shown[shown.index("  rlbench -m") :].splitlines()[0])
-    again = subprocess.run([*words[:3], *resumed[1:]], **settings(tmp_path), capture_output=True, text=True)
+    again = forked.run(words[2], *resumed[1:], **settings(tmp_path))
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is already finished") == len(done)
     for name, when in done.items():

@@ -1,23 +1,21 @@
 """The command `rlbench-compare`, as a person uses it, on runs that rlbench made."""
 
 import csv
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from rlbench.comparing.command import main
+from tests import forked
 from tests.cli.test_cli import TINY, command, settings
 
 from . import made
 
 
-def compare(*words: str | Path, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "rlbench.comparing.command", *map(str, words)],
-        **settings(folder), capture_output=True, text=True,
-    )  # fmt: skip
+def compare(*words: str | Path, folder: Path) -> CompletedProcess:
+    return forked.run("rlbench.comparing.command", *words, **settings(folder))
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +23,7 @@ def sweep(cache, tmp_path_factory) -> Path:
     """Two seeds of two algorithms, really run."""
     folder = tmp_path_factory.mktemp("sweep")
     words = command(cache, "-m", "algo=ppo,grpo", "seed=0,1", "hydra.sweep.dir=runs", *TINY)
-    done = subprocess.run(words, **settings(folder), capture_output=True, text=True)
+    done = forked.run(*words[2:], **settings(folder))
     assert done.returncode == 0, done.stderr
     return folder / "runs"
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+import scipy
 
 from rlbench.comparing.curves import AXES
 from rlbench.comparing.statistics import (
@@ -45,7 +45,7 @@ def test_a_bootstrap_interval_covers_as_often_as_it_says():
     for sample in random.normal(size=(400, 40)):
         low, high = bootstrap_interval(lambda drawn: drawn.mean(-1), [sample], level=0.1)
         inside += bool(low <= 0 <= high)
-    assert stats.binomtest(inside, 400, 0.9).pvalue > 1e-3
+    assert scipy.stats.binomtest(inside, 400, 0.9).pvalue > 1e-3
 
 
 def test_the_clearest_result_of_four_seeds_a_side_is_two_in_seventy():
@@ -57,7 +57,7 @@ def test_the_exact_test_is_scipys(ours, theirs):
     random = np.random.default_rng(ours)
     for _ in range(5):
         a, b = random.integers(20, size=ours).astype(float), random.integers(20, size=theirs).astype(float)
-        expected = stats.permutation_test(
+        expected = scipy.stats.permutation_test(
             (a, b), lambda x, y, axis: abs(x.mean(axis) - y.mean(axis)), n_resamples=np.inf, alternative="greater"
         )
         assert permutation_test(a, b) == pytest.approx(expected.pvalue)
@@ -66,7 +66,7 @@ def test_the_exact_test_is_scipys(ours, theirs):
 def test_relabellings_that_are_drawn_come_close_to_all():
     random = np.random.default_rng(0)
     a, b = random.normal(0.6, 1, 30), random.normal(0, 1, 30)
-    assert permutation_test(a, b) == pytest.approx(stats.ttest_ind(a, b).pvalue, abs=0.01)
+    assert permutation_test(a, b) == pytest.approx(scipy.stats.ttest_ind(a, b).pvalue, abs=0.01)
     assert permutation_test(a + 100, b) == 1e-4, "never 0: what was observed is one of them"
 
 
@@ -113,13 +113,13 @@ def judged_over(repetitions: int, means: tuple[float, ...], seeds: int) -> tuple
 @pytest.mark.parametrize("seeds", [4, 6])
 def test_identical_algorithms_are_told_apart_no_more_often_than_stated(seeds):
     named, _ = judged_over(1000, (50, 50), seeds)
-    assert stats.binomtest(named, 1000, 0.05, "greater").pvalue > 1e-3
+    assert scipy.stats.binomtest(named, 1000, 0.05, "greater").pvalue > 1e-3
     assert named > 0, "a test that never says anything would pass too"
 
 
 def test_among_four_identical_algorithms_any_winner_is_as_rare():
     named, _ = judged_over(300, (50, 50, 50, 50), 6)
-    assert stats.binomtest(named, 300, 0.05, "greater").pvalue > 1e-3
+    assert scipy.stats.binomtest(named, 300, 0.05, "greater").pvalue > 1e-3
 
 
 def test_a_planted_difference_is_found_with_the_power_that_its_seeds_give():

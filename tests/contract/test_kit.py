@@ -327,6 +327,16 @@ class Leaky(Good):
         return super().problem(seed, "train")
 
 
+class Reworded(Good):
+    def problem(self, seed, split):
+        return super().problem(seed, split)._replace(key=seed)
+
+
+class FickleInKey(Good):
+    def problem(self, seed, split):
+        return super().problem(seed, split)._replace(key=random.random())
+
+
 class Verbose(Good):
     def problem(self, seed, split):
         return Problem("what is " + super().problem(seed, split).prompt, "1")
@@ -356,7 +366,9 @@ def test_a_good_task_passes():
         ("determinism", Hashed),
         ("determinism", Moody),
         ("picklable", Unpicklable),
+        ("determinism", FickleInKey),
         ("splits", Leaky),
+        ("splits", Reworded),
         ("bounds", Verbose),
         ("bounds", Endless),
     ],

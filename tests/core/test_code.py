@@ -79,8 +79,8 @@ def test_no_function_is_in_both_splits_nearly(level):
 def test_the_words_of_text_and_of_lists_are_told_apart():
     """ "reverse, sort" means two things."""
     of = {"text": str, "list": list}
-    for prompt, state in problems(code(3)):
-        assert type(state.tests[0].args[0]) is of.get(prompt.partition(",")[0], int)
+    for problem in problems(code(3)):
+        assert type(problem.state.tests[0].args[0]) is of.get(problem.prompt.partition(",")[0], int)
 
 
 def test_examples_alone_tell_the_problem():

@@ -7,13 +7,13 @@ import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
 from rlbench.acting.generate import Sampling, chooser, first_reply
+from rlbench.acting.rollout import shapes
 from rlbench.devices import Devices, Program
 from rlbench.learning.learner import Learner, Spending
 from rlbench.learning.optimizers import adamw
-from rlbench.testing import algorithm_case
 from rlbench.types import Phase
 from tests.core.test_learner import ALGORITHMS, algorithm_of
-from tests.fakes import as_numpy, small_model
+from tests.fakes import small_model
 
 
 def test_one_executable_a_shape(devices):
@@ -73,7 +73,7 @@ class TestLowering:
             choose = chooser(jax.random.key(0), ids, greedy)
             return first_reply(model, params, prompt, length, choose, Sampling(2, 0.9), 4, 3)[0]
 
-        params = model.init(jax.random.key(0))
+        params = jax.eval_shape(model.init, jax.random.key(0))
         prompt, length = jnp.zeros((2, 3), jnp.int32), jnp.ones(2, jnp.int32)
         self.lower(sample, params, prompt, length, jnp.zeros(4, jnp.uint32), jnp.zeros(4, bool), platform=platform)
 
@@ -93,10 +93,10 @@ class TestLowering:
             max_grad_norm=1,
         )
         learner = Learner(algorithm, optimizer, Spending(1, 1, 48), Devices(), seed=0, donate=True)
-        state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
-        rollouts = learner.devices.spread(as_numpy(algorithm_case(algorithm, model).rollouts))
-        self.lower(algorithm.score, state.trainable, state.frozen, rollouts, jnp.int32(0), platform=platform)
-        scores = algorithm.score(state.trainable, state.frozen, rollouts, jnp.int32(0))
-        rows = np.arange(12, dtype=np.int32)
-        arguments = state.trainable, state.opt_state, state.frozen, rollouts, scores, rows
-        self.lower(learner._update, *arguments, platform=platform)
+        state = jax.eval_shape(learner.init, jax.random.key(0), jax.eval_shape(model.init, jax.random.key(1)))
+        rollouts = shapes(12, 12)
+        scored = state.trainable, state.frozen, rollouts, jnp.int32(0)
+        self.lower(algorithm.score, *scored, platform=platform)
+        scores, rows = jax.eval_shape(algorithm.score, *scored), np.arange(12, dtype=np.int32)
+        updated = state.trainable, state.opt_state, state.frozen, rollouts, scores, rows
+        self.lower(learner._update, *updated, platform=platform)

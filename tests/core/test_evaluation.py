@@ -1,12 +1,13 @@
-"""pass@k, against the formula it stands for."""
+"""Evaluation: distinct problems, and pass@k against the formula it stands for."""
 
 from math import comb
 
 import numpy as np
 import pytest
 
-from rlbench.evaluation import Evaluation, evaluate, pass_at
-from tests.fakes import Copy, actor_of, small_model
+from rlbench.evaluation import Evaluation, distinct_problems, evaluate, pass_at
+from rlbench.types import Problem
+from tests.fakes import Copy, actor_of, problems_of, small_model
 
 
 @pytest.mark.parametrize("samples", [1, 4, 9])
@@ -39,7 +40,8 @@ def test_a_reply_whose_verifier_broke_is_neither_right_nor_wrong(devices):
 
     model = small_model()
     settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], top_k=0, top_p=1.0, transcripts=0)
-    report, likeliest, _ = evaluate(settings, actor_of(model, Breaks(), devices), model.init(jax.random.key(0)), 0)
+    actor, problems = actor_of(model, Breaks(), devices), problems_of(Copy(), 6)
+    report, likeliest, _ = evaluate(settings, problems, actor, model.init(jax.random.key(0)), 0)
     assert report["heldout/infrastructure_failures"] == 2 * 3
     assert report["heldout/accuracy"] == report["heldout/sampled_accuracy"] == report["heldout/pass@1"] == 1
     assert likeliest.solved.sum() == likeliest.judged.sum() == 4
@@ -52,12 +54,81 @@ def test_the_likeliest_reply_is_measured_apart_from_sampled_ones(devices):
     actor = actor_of(model, Copy(), devices)
     params = model.init(jax.random.key(0))
     settings = Evaluation(every=1, problems=6, samples=40, pass_at=[1, 40], top_k=0, top_p=1.0, transcripts=0)
-    report, likeliest, _ = evaluate(settings, actor, params, 0)
+    problems = problems_of(Copy(), 6)
+    report, likeliest, _ = evaluate(settings, problems, actor, params, 0)
     # A fresh network is nearly uniform over the end and four letters, and right once in 5 * 5 replies of two tokens.
     assert 0.0 < report["heldout/sampled_accuracy"] < 0.2
     assert report["heldout/pass@1"] == pytest.approx(report["heldout/sampled_accuracy"])
     assert report["heldout/pass@40"] > report["heldout/pass@1"]
     assert likeliest.solved.mean() == report["heldout/accuracy"]
-    assert evaluate(settings, actor, params, 0)[0] == report
-    later, _, _ = evaluate(settings, actor, params, 1)
+    assert evaluate(settings, problems, actor, params, 0)[0] == report
+    later, _, _ = evaluate(settings, problems, actor, params, 1)
     assert later != report and later["heldout/accuracy"] == report["heldout/accuracy"]
+
+
+class Numbered(Copy):
+    """Problems by their numbers: what each asks, and its key."""
+
+    def __init__(self, ask=str, key=lambda seed: None):
+        self.ask, self.key = ask, key
+        self.drawn = 0
+
+    def problem(self, seed: int, split: str) -> Problem:
+        self.drawn += 1
+        return Problem(self.ask(seed), seed, self.key(seed))
+
+
+def numbers_of(task, count) -> list[int]:
+    return [number for number, _ in distinct_problems(task, "heldout", count)]
+
+
+def test_a_prompt_that_comes_again_is_passed_over():
+    assert numbers_of(Numbered(lambda seed: str(seed // 3)), 5) == [0, 3, 6, 9, 12]
+
+
+def test_a_key_tells_problems_apart_whatever_they_ask_in():
+    """One in two words is one; two in the same words are two."""
+    assert numbers_of(Numbered(key=lambda seed: (seed // 2, "sum")), 3) == [0, 2, 4]
+    assert numbers_of(Numbered(lambda seed: "guess", key=lambda seed: seed % 4), 8) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("different", "count", "drawn"), [(30, 10, 10), (30, 64, 30 + 300), (3, 64, 3 + 100)])
+def test_a_split_is_exhausted_after_a_bounded_number_of_repetitions(different, count, drawn):
+    task = Numbered(lambda seed: str(seed % different))
+    assert numbers_of(task, count) == [*range(min(different, count))]
+    assert task.drawn == drawn
+
+
+def test_every_held_out_sum_of_digits_is_found():
+    """55 unordered pairs of digits, of which a hash holds out 14."""
+    from tests.core.test_arithmetic import arithmetic
+
+    found = distinct_problems(arithmetic(digits=1), "heldout", 256)
+    assert len(found) == 14 == len({frozenset(problem.prompt[:-1].split("+")) for _, problem in found})
+
+
+def test_the_functions_of_code_are_asked_once_each():
+    """In other words, too: "subtract 3, add 9" and "add 6" with one more operation may be one function."""
+    from tests.core.test_code import code
+
+    found = [problem for _, problem in distinct_problems(code(), "heldout", 64)]
+    grid = range(-50, 50)
+    assert len({tuple(eval(problem.state.gold, {"x": x}) for x in grid) for problem in found}) == len(found) == 64
+
+
+@pytest.mark.parametrize("asked", [3, 5])
+def test_devices_need_not_divide_the_problems(devices, asked):
+    """Three problems, and five, on four devices: the same numbers as on one."""
+    import jax
+
+    from rlbench.devices import Devices
+
+    model, problems = small_model(), problems_of(Copy(), asked)
+    params = model.init(jax.random.key(0))
+    settings = Evaluation(every=1, problems=64, samples=2, pass_at=[1], top_k=0, top_p=1.0, transcripts=64)
+    one, four = (
+        evaluate(settings, problems, actor_of(model, Copy(), where), where.replicate(params), 0)
+        for where in (devices, Devices())
+    )
+    assert one.metrics == four.metrics and one.metrics["heldout/problems"] == asked
+    assert len(four.likeliest.judged) == len(four.transcripts) == asked

@@ -217,6 +217,22 @@ def test_a_run_without_a_step_closes_and_has_its_table(plan_of, tmp_path, capsys
     assert "what it cost" in capsys.readouterr().out
 
 
+def test_every_held_out_problem_of_a_small_task_is_asked_once(plan_of, tmp_path, caplog):
+    """14 sums of digits are held out, whatever the run's seed. Four devices don't divide them."""
+    caplog.set_level("INFO")
+    asked = []
+    for seed in (0, 1):
+        words = ["steps=0", f"seed={seed}", "warm_start.steps=0", "batch.rollouts=32"]
+        words += ["evaluation.problems=64", "evaluation.transcripts=64"]
+        run(plan_of("grpo", *words, devices=4), tmp_path)
+        assert json.loads((tmp_path / "summary.json").read_text())["heldout_problems"] == 14
+        assert json.loads((tmp_path / "metrics.jsonl").read_text())["heldout/problems"] == 14
+        kept = [json.loads(line) for line in (tmp_path / "transcripts.jsonl").read_text().splitlines()]
+        asked.append([row["prompt"] for row in kept])
+    assert len(set(asked[0])) == 14 and asked[0] == asked[1]
+    assert "evaluation.problems=64: the task has 14 distinct held-out problems; all are used" in caplog.text
+
+
 def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
     """What was in flight is stale."""
     plan = plan_of("grpo", "runner=async", "runner.max_staleness=1")

@@ -1,5 +1,7 @@
 """Playing a task: what becomes a token, what is masked, what is shared, and what randomness depends on."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -9,12 +11,16 @@ from rlbench.types import Status, Step
 from tests.fakes import LETTERS, VERIFIER, Copy, TwoTurns, actor_of, problems_of, rough, small_model, space_of
 
 MODEL = small_model()
-PARAMS = rough(MODEL.init(jax.random.key(0)))
+
+
+@functools.cache
+def params():
+    return rough(MODEL.init(jax.random.key(0)))
 
 
 def play(task, devices, problems=6, group=2, first_id=0, version=0, model=MODEL, **actor):
     player = actor_of(model, task, devices, **actor)
-    return player.play(PARAMS, problems_of(task, problems), group, first_id=first_id, version=version)
+    return player.play(params(), problems_of(task, problems), group, first_id=first_id, version=version)
 
 
 def test_a_row_is_prompt_reply_padding(devices):
@@ -128,7 +134,7 @@ def test_the_smallest_bucket_that_holds_the_batch_is_taken(devices):
 def test_one_compilation_a_bucket(devices):
     actor = actor_of(MODEL, TwoTurns(), devices)
     for version in range(3):
-        actor.play(PARAMS, problems_of(TwoTurns(), 4), 2, first_id=8 * version, version=version)
+        actor.play(params(), problems_of(TwoTurns(), 4), 2, first_id=8 * version, version=version)
     assert (actor.first.compilations, actor.following.compilations) == (1, 1)
 
 
@@ -143,7 +149,7 @@ def test_sampling_stops_when_every_row_is_done(devices):
     prompt, length = np.full((2, 3), 2, np.int32), np.array([3, 2], np.int32)
     choose = chooser(jax.random.key(0), np.arange(4, dtype=np.uint32), np.zeros(4, bool))
     for model, passes in ((MODEL._replace(extend=outputs_ending), 0), (MODEL._replace(emits=np.arange(6) > 1), 4)):
-        reply, _ = first_reply(model, PARAMS, prompt, length, choose, Sampling(), 5, 4)
+        reply, _ = first_reply(model, params(), prompt, length, choose, Sampling(), 5, 4)
         assert reply.steps == passes
 
 
@@ -153,14 +159,14 @@ def test_a_prompt_is_prefilled_once_a_problem_and_shared():
 
     choose = chooser(jax.random.key(0), np.arange(8, dtype=np.uint32), np.zeros(8, bool))
     prompt, length = np.full((2, 3), 2, np.int32), np.array([3, 2], np.int32)
-    _, cache = first_reply(MODEL, PARAMS, prompt, length, choose, Sampling(), 5, 4)
+    _, cache = first_reply(MODEL, params(), prompt, length, choose, Sampling(), 5, 4)
     assert [segment.keys[0].shape[:2] for segment in cache.segments] == [(2, 3), (8, 4)]
 
 
 def test_greedy_rows_take_the_likeliest_token(devices):
     actor = actor_of(MODEL, Copy(), devices)
     runs = [
-        actor.play(PARAMS, problems_of(Copy(), 9), 3, first_id=i, version=0, greedy=[True, False, False])
+        actor.play(params(), problems_of(Copy(), 9), 3, first_id=i, version=0, greedy=[True, False, False])
         for i in (0, 100)
     ]
     replies = np.array([[t.replies[0] for t in run.transcripts] for run in runs]).reshape(2, 9, 3)

@@ -4,9 +4,8 @@ import inspect
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -14,6 +13,7 @@ from rlbench.learning import estimators, objectives
 from rlbench.models import likelihood
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS
 from rlbench.types import Algorithm, Model
+from tests import forked
 from tests.cli.test_cli import SMALL
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,9 +45,9 @@ def guide(request, tmp_path_factory):
     return request.param, folder
 
 
-def run(folder: Path, words: list[str]) -> subprocess.CompletedProcess:
+def run(folder: Path, words: list[str]) -> CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
-    return subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True)
+    return forked.run(*words, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.fakes import DEMO, SHELF
 SETTINGS = [
     "tokenizer.alphabet=\"ab=\"", "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=32",
     "batch.rollouts=64", "optimizer.learning_rate=1e-2", "warm_start.steps=0", "tracker=none",
-    "evaluation.every=1000", "evaluation.problems=16", "evaluation.samples=16", "evaluation.pass_at=[1]",
+    "evaluation.every=1000", "evaluation.problems=2", "evaluation.samples=128", "evaluation.pass_at=[1]",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from rlbench.tracking.files import Files
 from rlbench.tracking.weights_and_biases import WeightsAndBiases
+from tests import forked
 from tests.cli.test_cli import TINY, command, rows, settings, wait_for
 
 NOWHERE = "http://127.0.0.1:9"  # a port that nothing listens on
@@ -79,7 +80,7 @@ def written(folder: Path) -> Written:
 
 def sent(*words: object) -> subprocess.CompletedProcess:
     """Calls `rlbench-wandb`."""
-    return subprocess.run([TOOLS / "rlbench-wandb", *map(str, words)], capture_output=True, text=True)
+    return forked.run("rlbench.tracking.command", *map(str, words), cwd=Path.cwd(), env=os.environ)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +89,7 @@ def sweep(alone, cache, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("sweep")
     tracker = ["tracker=[terminal,wandb]", "tracker.wandb.mode=offline", "tracker.wandb.tags=[mine]"]
     words = ["-m", "algo=grpo,ppo", *tracker, *TINY]
-    done = subprocess.run(command(cache, *words), **settings(place), capture_output=True, text=True)
+    done = forked.run(*command(cache, *words)[2:], **settings(place))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rlbench-wandb" not in done.stdout, "nothing is missing"
     (folder,) = (place / "multirun").glob("*/*")

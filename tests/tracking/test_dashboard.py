@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlbench.tracking.dashboard import main
+from tests import forked
 from tests.tracking.conftest import sent, written
 
 pytest.importorskip("wandb_workspaces", reason="the extra `dashboard` is not installed")
@@ -122,8 +123,7 @@ def test_without_wandb_workspaces_it_is_one_line(tmp_path):
 
 
 def test_without_a_login_it_is_one_line(tmp_path):
-    words = [sys.executable, "-m", "rlbench.tracking.dashboard", "--entity", "E", "--project", "P"]
-    environment = os.environ | {"HOME": str(tmp_path)}
-    done = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    words = ["rlbench.tracking.dashboard", "--entity", "E", "--project", "P"]
+    done = forked.run(*words, cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)})
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("rlbench-dashboard: "), done.stderr

@@ -48,7 +48,8 @@ class Bisection:
             last = first + count - 1
             prompt = f"{LETTERS[first]}-{LETTERS[last]}:"
             if (zlib.crc32(prompt.encode()) % HELDOUT == 0) == (split == "heldout"):
-                return Problem(prompt, Game(draw.randint(first, last), first, last, guesses=count.bit_length()))
+                game = Game(draw.randint(first, last), first, last, guesses=count.bit_length())
+                return Problem(prompt, game, key=game)
 
     def step(self, state: Game, reply: str) -> Step:
         guess = LETTERS.find(reply) if len(reply) == 1 else -1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlbench.evaluation import Evaluation, distinct_problems, evaluate, pass_at
-from rlbench.types import Problem
+from rlbench.types import Bounds, Problem
 from tests.fakes import Copy, actor_of, problems_of, small_model
 
 
@@ -68,6 +68,8 @@ def test_the_likeliest_reply_is_measured_apart_from_sampled_ones(devices):
 
 class Numbered(Copy):
     """Problems by their numbers: what each asks, and its key."""
+
+    bounds = Bounds(alphabet=frozenset("0123456789guess"), prompt=5, reply=1)
 
     def __init__(self, ask=str, key=lambda seed: None):
         self.ask, self.key = ask, key

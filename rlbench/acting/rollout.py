@@ -191,16 +191,18 @@ class Actor:
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
         self.verifier, self.delay = verifier, delay
         self.key = devices.replicate(key)
-        slots = space.conversation - space.prompt
+        slots, shards = space.conversation - space.prompt, len(devices.devices)
 
         def first(networks: Params, key: Array, prompt: Array, length: Array, ids: Array, greedy: Array):
             choose = chooser(key, ids, greedy)
-            reply, cache = first_reply(model, networks["policy"], prompt, length, choose, sampling, space.reply, slots)
+            reply, cache = first_reply(
+                model, networks["policy"], prompt, length, choose, sampling, space.reply, slots, shards
+            )
             return (reply, cache) if space.turns > 1 else (reply, None)
 
         def following(networks: Params, cache: Any, key: Array, said: Array, length: Array, ids: Array, greedy: Array):
             choose = chooser(key, ids, greedy)
-            return next_reply(model, networks["policy"], cache, said, length, choose, sampling, space.reply)
+            return next_reply(model, networks["policy"], cache, said, length, choose, sampling, space.reply, shards)
 
         settings: dict[str, Any] = {"networks": (0,), "phase": Phase.DECODE, "account": self.account}
         self.first = Program(devices, first, trips=lambda result: result[0].steps, **settings)

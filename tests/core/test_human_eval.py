@@ -1,5 +1,6 @@
 """The task of HumanEval's files: which problem is where, what is run, and files that are none."""
 
+import contextlib
 import gzip
 import json
 
@@ -91,8 +92,10 @@ def test_only_a_line_feed_ends_a_line(file):
 def test_one_broken_check_is_found_before_a_run(file):
     rows = [row(number) for number in range(10)]
     rows[7]["test"] = "def checks(candidate):\n    pass\n"
-    with pytest.raises(ConfigError, match=r"could not be judged, .* its tests cannot be told"):
-        Verifier(VERIFIER.settings._replace(max_failures=0.0)).rehearse(human_eval(file(*rows)))
+    verifier = Verifier(VERIFIER.settings._replace(max_failures=0.0))
+    why = r"could not be judged, .* its tests cannot be told"
+    with contextlib.closing(verifier), pytest.raises(ConfigError, match=why):
+        verifier.rehearse(human_eval(file(*rows)))
 
 
 def test_the_packaged_file_is_the_default():

@@ -1,5 +1,6 @@
 """What judges replies: the order of answers, what is run once, what is counted, and what is refused."""
 
+import contextlib
 import json
 
 import psutil
@@ -98,8 +99,10 @@ class Broken(Copy):
 
 @needs_sandbox
 def test_so_is_one_whose_verifier_breaks():
-    with pytest.raises(ConfigError, match=r"256 of 256 of its own gold replies could not be judged, .* be told"):
-        Verifier(VERIFIER.settings._replace(max_failures=0.1)).rehearse(Broken())
+    verifier = Verifier(VERIFIER.settings._replace(max_failures=0.1))
+    why = r"256 of 256 of its own gold replies could not be judged, .* be told"
+    with contextlib.closing(verifier), pytest.raises(ConfigError, match=why):
+        verifier.rehearse(Broken())
 
 
 @needs_sandbox

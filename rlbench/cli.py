@@ -18,13 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from .comparing.table import show_tables
 from .discovery import CONFIG, find_plugins, split
 from .help import explain, is_one_line, print_help
+from .interrupts import end_process
 from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
-from .types import Diverged
+from .types import Diverged, TooManyFailures
 
 log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 IN_FULL = os.environ.get(FULL_ERROR) == "1"  # before main sets it
+FAILED = (Diverged, TooManyFailures, JobFailed)  # errors of a run
 
 
 def job(config: DictConfig) -> float | None:
@@ -65,7 +67,7 @@ def main() -> None:
             hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name=CONFIG)(job)()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
-        sys.exit(130)
+        end_process(130)
     except Exception as error:
         if not expected(error):
             raise
@@ -74,13 +76,13 @@ def main() -> None:
 
 def expected(error: Exception) -> bool:
     """True for an error that is told in one line."""
-    return not IN_FULL and (isinstance(error, Diverged | JobFailed) or is_one_line(error))
+    return not IN_FULL and (isinstance(error, FAILED) or is_one_line(error))
 
 
 def fail(error: Exception) -> NoReturn:
     """Ends the process with one line: exit code 1 where a run failed, 2 where its config was wrong."""
     print(f"rlbench: {' '.join(explain(error, sys.argv[1:]).split())}", file=sys.stderr)
-    sys.exit(1 if isinstance(error, Diverged | JobFailed) and not isinstance(error, InvalidJob) else 2)
+    end_process(1 if isinstance(error, FAILED) and not isinstance(error, InvalidJob) else 2)
 
 
 if __name__ == "__main__":

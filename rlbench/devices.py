@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from .accounting.account import Account
 from .accounting.flops import Work, count, networks_of
 from .accounting.timeline import Doing
+from .interrupts import patiently
 from .types import Array, Phase
 
 
@@ -91,6 +92,9 @@ class Devices:
         collectives in one order. Accelerators run them in that order; CPU devices have no such queue,
         so there each program is run to its end.
         """
+        return patiently(self._run, executable, arguments, added)  # a CPU may run it at once
+
+    def _run(self, executable: Callable[..., Any], arguments: Sequence[Any], added: int) -> Any:
         with self._dispatch:
             self.observe(added)
             result = executable(*arguments)
@@ -155,7 +159,7 @@ class Program:
     def _compile(self, arguments: Sequence[Any]) -> Compiled:
         traced = self._jitted.trace(*arguments)
         work = count(traced.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.trips is not None)
-        executable = traced.lower().compile()
+        executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()
         self.account.compiled(self.name, work, memory.temp_size_in_bytes)
         added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

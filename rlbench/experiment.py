@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ class Experiment:
         self.learner_steps = self.rollouts = self.tokens = 0
         acting, evaluating, self.init_key = jax.random.split(jax.random.key(plan.seed), 3)
         slow, account = plan.verifier.settings.delay_seconds, Account(self.timeline, "actor")
-        self.actor = self._actor(acting, plan.sampling, account, slow)
+        self.stop = threading.Event()  # set when no more batches are wanted
+        self.actor = self._actor(acting, plan.sampling, account, slow, self.stop)
         self.keeps = Program(self.devices, plan.algorithm.keep, phase=Phase.SCORE, account=account)
         truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
         self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Doing.EVALUATING))
@@ -113,7 +115,7 @@ class Experiment:
         self.buffers = self._buffer_bytes()
         self.ledger = self._ledger(peak, cost)
         self._report({})
-        steps = stream(self._act, self.plan.steps, self.plan.runner.max_staleness)
+        steps = stream(self._act, self.plan.steps, self.plan.runner.max_staleness, self.stop)
         with contextlib.closing(steps):
             while not self.over and (played := self._wait(steps)):
                 self._learn(*played)
@@ -160,7 +162,14 @@ class Experiment:
         """Seconds since the run began, and what the timeline makes of them."""
         return time.perf_counter() - self.began, self.timeline.seconds()
 
-    def _actor(self, key: jax.Array, sampling: Sampling, account: Account, delay: float = 0.0) -> Actor:
+    def _actor(
+        self,
+        key: jax.Array,
+        sampling: Sampling,
+        account: Account,
+        delay: float = 0.0,
+        stop: threading.Event | None = None,
+    ) -> Actor:
         plan = self.plan
         return Actor(
             plan.model,
@@ -173,6 +182,7 @@ class Experiment:
             plan.verifier,
             account,
             delay,
+            stop,
         )
 
     def _warm_start(self) -> tuple[Params, Cost]:
@@ -344,7 +354,7 @@ class Experiment:
             "temporaries": {
                 f"{name} ({who})": size
                 for who, account in self._accounts().items()
-                for name, size in account.temporaries.items()
+                for name, size in dict(account.temporaries).items()  # a thread that was left behind may add to it
             },
             "price": prices(components),
             "device_peak": self.memory.peak(),

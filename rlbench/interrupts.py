@@ -1,10 +1,17 @@
-"""Ctrl-C, held back while something is written that has to be whole."""
+"""Ctrl-C: held back while something is written that has to be whole, and waiting for nothing else."""
 
 import contextlib
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import FrameType, TracebackType
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+PATIENCE = 0.5  # seconds that a run waits, after Ctrl-C, for a thread to end by itself
 
 
 class Interrupts:
@@ -33,6 +40,12 @@ class Interrupts:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+            self._delivered = False
+
+    @property
+    def came(self) -> bool:
+        """Whether the block that is installed was interrupted."""
+        return self._delivered
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._delivered:
@@ -57,3 +70,45 @@ class Interrupts:
 
 
 UNINTERRUPTED = Interrupts()
+
+
+class Stopped(RuntimeError):
+    """A thread gave up, since the run that it worked for is over."""
+
+
+LEFT: list[threading.Thread] = []  # that nobody waits for any more; they end with the process, if not before
+
+
+def patiently(function: Callable[..., T], *arguments: Any) -> T:
+    """Calls a function that may stay in native code for long, such as a compiler.
+
+    Python handles no signal in the meantime. So the main thread has another one call it, and Ctrl-C leaves that
+    one behind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function(*arguments)
+    result: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=call, name=getattr(function, "__name__", None), daemon=True)
+    try:
+        thread.start()
+        return result.result()
+    except KeyboardInterrupt:
+        LEFT.append(thread)
+        raise
+
+
+def end_process(code: int) -> NoReturn:
+    """Ends the process, at once where a thread was left behind: Python's own end might crash with it."""
+    if any(thread.is_alive() for thread in LEFT):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

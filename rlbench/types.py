@@ -336,6 +336,10 @@ class PluginError(AssertionError):
         return f"{self.where or self.about}: {fault}"
 
 
+class TooManyFailures(RuntimeError):
+    """More completions could not be judged than may; the message is one line."""
+
+
 class Diverged(ArithmeticError):
     """A metric of a learner step is not finite."""
 

@@ -21,7 +21,16 @@ SHELF = [name for name in options("algo") if not name.endswith(("_trl", "_verl")
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")
 VERIFIER = Verifier(
-    Verifying("auto", workers=None, cpu_seconds=2.0, wall_seconds=10.0, memory_mb=256, delay_seconds=0.0)
+    Verifying(
+        "auto",
+        workers=None,
+        cpu_seconds=2.0,
+        wall_seconds=10.0,
+        memory_mb=256,
+        step_seconds=60.0,
+        max_failures=1.0,
+        delay_seconds=0.0,
+    )
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from ..contract.tasks import gold_of
 from ..models.tokenizers import END
 from ..types import Problem, Task, Tokenizer
+from ..verifying.steps import own
 from ..verifying.verifier import Verifier
 from .rollout import Batch, Conversation, Space, pack
 
@@ -19,7 +20,7 @@ def demonstrate(
     conversations = [Conversation(seed, problem, tokenizer.encode(problem.prompt)) for seed, problem in problems]
     going = conversations
     for turn in range(space.turns):
-        replies = [gold_of(task, conversation.state) for conversation in going]
+        replies = [gold_of(task, own(conversation.state)) for conversation in going]
         for conversation, reply in zip(going, replies, strict=True):
             conversation.say([*tokenizer.encode(reply), END], chosen=True)
             conversation.replies.append(reply)

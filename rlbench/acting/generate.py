@@ -1,12 +1,12 @@
 """Sampling with a key-value cache: the next reply of every conversation of a batch, as one jitted loop."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ..models.cache import Cache, branch, empty
-from ..models.likelihood import log_policy
+from ..models.cache import Cache, Segment, branch, empty
+from ..models.likelihood import chunk_count, log_policy
 from ..models.tokenizers import END, PAD
 from ..types import Array, Fraction, Model, Natural, Params, Phase
 
@@ -48,6 +48,7 @@ def first_reply(
     sampling: Sampling,
     space: int,
     slots: int,
+    shards: int = 1,
 ) -> tuple[Reply, Cache]:
     """Prefills prompts i32[P, S], once a problem, and samples the first reply of every row.
 
@@ -56,11 +57,11 @@ def first_reply(
       choose: for B rows; rows p * B / P and following are attempts at prompt p.
       space: the most tokens of a reply.
       slots: what each row's own segment of the cache has to hold, over all turns.
+      shards: devices that rows are spread over.
     """
-    problems, width = prompt.shape
-    copies = len(choose.greedy) // problems
+    copies = len(choose.greedy) // len(prompt)
     with jax.named_scope(Phase.PREFILL):
-        outputs, cache = model.extend(params, empty(model, problems, width), prompt, length)
+        outputs, cache = prefill(model, params, None, prompt, length, shards)
     cache = branch(model, cache, copies, slots)
     return decode(model, params, cache, jnp.repeat(outputs, copies, axis=0), choose, jnp.bool_(True), sampling, space)
 
@@ -74,15 +75,78 @@ def next_reply(
     choose: Chooser,
     sampling: Sampling,
     space: int,
+    shards: int = 1,
 ) -> tuple[Reply, Cache]:
     """Continues conversations: reads said i32[B, S], then samples the next reply of rows with length[b] > 0.
 
     Args:
       said: the last token of the reply before, which is not in the cache yet, and the environment's answer.
+      shards: devices that rows are spread over.
     """
     with jax.named_scope(Phase.PREFILL):
-        outputs, cache = model.extend(params, cache, said, length)
+        outputs, cache = prefill(model, params, cache, said, length, shards)
     return decode(model, params, cache, outputs, choose, length > 0, sampling, space)
+
+
+def prefill(
+    model: Model, params: Params, cache: Cache | None, tokens: Array, length: Array, shards: int
+) -> tuple[Array, Cache]:
+    """Reads length[b] of tokens[b, S] into row b, in chunks of at most model.chunk_tokens.
+
+    A chunk has all rows of some problems. Where those of one problem a device are too many tokens, it has some of
+    their tokens: what attention holds at once then grows with S, not with its square.
+
+    Args:
+      cache: None is an empty one, with room for the tokens.
+
+    Returns outputs f32[B, outputs] at each row's last token, and the longer cache.
+    """
+    rows, width = tokens.shape
+    problems = len(cache.segments[0].valid) if cache else rows
+    count = chunk_count(problems // shards, tokens.size, model.chunk_tokens)
+    if count == 1:
+        return read(model, params, cache or empty(model, rows, width), tokens, length)
+
+    def cut(x: Array) -> Array:
+        """[n, ...] as [count, n / count, ...]: rows stay on the device they are on."""
+        return x.reshape(shards, count, -1, *x.shape[1:]).swapaxes(0, 1).reshape(count, -1, *x.shape[1:])
+
+    def joined(x: Array) -> Array:
+        x = x.reshape(count, shards, -1, *x.shape[2:]).swapaxes(0, 1)
+        return x.reshape(-1, *x.shape[3:])
+
+    def forward(chunk: tuple[Any, Array, Array]) -> tuple[Array, Segment, Array, Array]:
+        own, tokens, length = chunk
+        before = Cache(own[0], cache.cursor, own[1]) if cache else empty(model, *tokens.shape)
+        outputs, after = read(model, params, before, tokens, length)
+        return outputs, after.segments[-1], after.cursor, after.length
+
+    own = jax.tree.map(cut, (cache.segments, cache.length)) if cache else None
+    outputs, last, cursor, lengths = jax.lax.map(forward, (own, cut(tokens), cut(length)))
+    outputs, last, lengths = jax.tree.map(joined, (outputs, last, lengths))
+    return outputs, Cache((*cache.segments[:-1], last) if cache else (last,), cursor[0], lengths)
+
+
+def read(model: Model, params: Params, cache: Cache, tokens: Array, length: Array) -> tuple[Array, Cache]:
+    """Reads tokens[B, S] from left to right, so many columns at once that model.chunk_tokens holds them."""
+    rows, width = tokens.shape
+    columns = max(model.chunk_tokens // rows, 1)
+    if columns >= width:
+        return model.extend(params, cache, tokens, length)
+
+    def extend(carry: tuple[Array, Cache], piece: Array, start: Array | int) -> tuple[Array, Cache]:
+        outputs, cache = carry
+        had = jnp.clip(length - start, 0, piece.shape[1])
+        new, cache = model.extend(params, cache, piece, had)
+        return jnp.where(had[:, None] > 0, new, outputs), cache
+
+    def step(carry: tuple[Array, Cache], start: Array) -> tuple[tuple[Array, Cache], None]:
+        return extend(carry, jax.lax.dynamic_slice_in_dim(tokens, start, columns, axis=1), start), None
+
+    whole = width - width % columns
+    carry = jnp.zeros((rows, len(model.emits))), cache
+    carry, _ = jax.lax.scan(step, carry, jnp.arange(0, whole, columns))
+    return extend(carry, tokens[:, whole:], whole) if whole < width else carry
 
 
 def decode(

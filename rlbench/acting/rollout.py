@@ -1,5 +1,6 @@
 """Plays a task with a model, turn by turn, into Rollouts."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ..accounting.tally import Tally
 from ..accounting.timeline import Doing
 from ..contract.tasks import problem_of
 from ..devices import Devices, Program
+from ..interrupts import Stopped, patiently
 from ..models.tokenizers import END, PAD
 from ..types import Array, Model, Params, Phase, Problem, Rollouts, Status, Step, Task, Tokenizer
 from ..verifying.verifier import Verifier
@@ -172,6 +174,7 @@ class Actor:
       key: with a rollout's id and a token's position, all that its randomness depends on.
       account: told of what the programs and the task cost.
       delay: seconds that the task takes longer for every turn.
+      stop: set when nobody wants what is being played any more; then `play` ends with Stopped.
     """
 
     def __init__(
@@ -186,21 +189,25 @@ class Actor:
         verifier: Verifier,
         account: Account | None = None,
         delay: float = 0.0,
+        stop: threading.Event | None = None,
     ):
         self.account = account or Account()
+        self.stop = stop or threading.Event()
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
         self.verifier, self.delay = verifier, delay
         self.key = devices.replicate(key)
-        slots = space.conversation - space.prompt
+        slots, shards = space.conversation - space.prompt, len(devices.devices)
 
         def first(networks: Params, key: Array, prompt: Array, length: Array, ids: Array, greedy: Array):
             choose = chooser(key, ids, greedy)
-            reply, cache = first_reply(model, networks["policy"], prompt, length, choose, sampling, space.reply, slots)
+            reply, cache = first_reply(
+                model, networks["policy"], prompt, length, choose, sampling, space.reply, slots, shards
+            )
             return (reply, cache) if space.turns > 1 else (reply, None)
 
         def following(networks: Params, cache: Any, key: Array, said: Array, length: Array, ids: Array, greedy: Array):
             choose = chooser(key, ids, greedy)
-            return next_reply(model, networks["policy"], cache, said, length, choose, sampling, space.reply)
+            return next_reply(model, networks["policy"], cache, said, length, choose, sampling, space.reply, shards)
 
         settings: dict[str, Any] = {"networks": (0,), "phase": Phase.DECODE, "account": self.account}
         self.first = Program(devices, first, trips=lambda result: result[0].steps, **settings)
@@ -233,6 +240,7 @@ class Actor:
             for (seed, problem), prompt in zip(problems, prompts, strict=True)
             for _ in range(group_size)
         ]
+        self._heed_stop()
         rows = len(conversations)
         spread = self.devices.spread
         ids = spread(np.arange(first_id, first_id + rows, dtype=np.uint32))
@@ -241,9 +249,10 @@ class Actor:
         read = ragged(prompts, self.space.prompt)
         with self.account.during(Doing.COMPUTING):
             reply, cache = self.first(networks, self.key, *spread(read), ids, greed)
-            said = jax.device_get(reply)
+            said = patiently(jax.device_get, reply)
         self._report(read, said, before=0, copies=group_size)
         for turn in range(self.space.turns):
+            self._heed_stop()
             answers = self._listen(said, conversations, last=turn == self.space.turns - 1)
             if not any(answers):
                 break
@@ -251,9 +260,13 @@ class Actor:
             before = np.array([len(c.tokens) - len(answer) for c, answer in zip(conversations, answers, strict=True)])
             with self.account.during(Doing.COMPUTING):
                 reply, cache = self.following(networks, cache, self.key, *spread(read), ids, greed)
-                said = jax.device_get(reply)
+                said = patiently(jax.device_get, reply)
             self._report(read, said, before, copies=1)
         return pack(conversations, group_size, version, self.space.buckets)
+
+    def _heed_stop(self) -> None:
+        if self.stop.is_set():
+            raise Stopped
 
     def _listen(self, reply: Reply, conversations: Sequence[Conversation], last: bool) -> list[list[int]]:
         """Lets the task answer every reply. Returns what each row reads next; nothing where it is over."""
@@ -266,9 +279,14 @@ class Actor:
             conversations[row].replies.append(texts[row])
         with self.account.during(Doing.VERIFYING):
             steps, took = self.verifier.judge(
-                self.task, [(conversations[row].state, text) for row, text in texts.items()], self.delay
+                self.task,
+                [(conversations[row].state, text) for row, text in texts.items()],
+                self.delay,
+                prompts=[conversations[row].prompt for row in texts],
+                stop=self.stop,
             )
         self.account.judged(took)
+        self.verifier.tolerate(steps)
         reads: list[list[int]] = [[] for _ in conversations]
         for row, step in zip(texts, steps, strict=True):
             final = conversations[row].tokens[-1]

@@ -11,6 +11,7 @@ import optax
 from ..accounting.account import Account
 from ..accounting.timeline import Doing
 from ..devices import Devices, Program
+from ..interrupts import patiently
 from ..models.likelihood import chunk_count
 from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts
 
@@ -74,7 +75,7 @@ class Learner:
           Diverged: a metric is not finite.
         """
         with self.account.during(Doing.COMPUTING):
-            return self._step(state, rollouts)
+            return patiently(self._step, state, rollouts)  # whole: a change of threads is dear where others act
 
     def _step(self, state, rollouts):
         trainable, frozen, opt_state, version = state

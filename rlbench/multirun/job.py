@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from ..discovery import config_dirs, make_importable
 from ..help import is_one_line
-from ..types import ConfigError, Diverged
+from ..types import ConfigError, Diverged, TooManyFailures
 
 VERSION_BASE = "1.3"  # of Hydra's behaviour
 
@@ -56,7 +56,7 @@ def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
         if is_one_line(error):
             result.return_value = InvalidJob(line(str(error)))
         else:
-            if not isinstance(error, Diverged):
+            if not isinstance(error, Diverged | TooManyFailures):
                 traceback.print_exception(error)
             result.return_value = JobFailed(line(f"{type(error).__name__}: {error}"))
     return result

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..help import explain
+from ..interrupts import end_process
 from ..plugins import plain, valid
 from ..records import read_summary
 from ..types import ConfigError
@@ -141,7 +142,7 @@ def work(pipe: Connection, task_function: TaskFunction, config: DictConfig) -> N
     try:
         pipe.send(perform(task_function, config))
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        end_process(130)
 
 
 def follow() -> None:

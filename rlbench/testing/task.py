@@ -4,11 +4,11 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from inspect import getdoc
 from typing import Any
 
-from ..types import Problem, Status, Step, Task
+from ..types import PluginError, Problem, Status, Step, Task, Trial
 from ..verifying.verifier import Verifier
 from .outcome import Rule, expect
 
@@ -39,7 +39,7 @@ def check_docstring(task: Task, verifier: Verifier) -> None:
 def check_gold(task: Task, verifier: Verifier) -> None:
     """Its own gold replies earn full reward, which is 1."""
     for split in SPLITS:
-        for seed, step in zip(SAMPLE, verifier.play(task, states_of(task, split)), strict=True):
+        for seed, step in judged(task, verifier, states_of(task, split)):
             full = abs(step.reward - 1) < 1e-6 and step.status == Status.PASSED
             expect(full, "gold", f"reward 1 and {Status.PASSED} for gold of {split} {seed}", described(step))
 
@@ -47,9 +47,8 @@ def check_gold(task: Task, verifier: Verifier) -> None:
 def check_garbage(task: Task, verifier: Verifier) -> None:
     """Replies that answer nothing earn less than full reward, and break nothing."""
     for reply in GARBAGE:
-        for seed, step in zip(SAMPLE, verifier.play(task, states_of(task, "train"), reply), strict=True):
-            fine = step.reward < 1 and step.status != Status.INFRASTRUCTURE
-            expect(fine, "step", f"less than reward 1 for {reply!r} to train {seed}", described(step))
+        for seed, step in judged(task, verifier, states_of(task, "train"), reply):
+            expect(step.reward < 1, "step", f"less than reward 1 for {reply!r} to train {seed}", described(step))
 
 
 def check_determinism(task: Task, verifier: Verifier) -> None:
@@ -62,10 +61,13 @@ def check_determinism(task: Task, verifier: Verifier) -> None:
     for here, there in zip(ours, pickle.loads(run.stdout), strict=True):
         expect(here == there, "problem", f"{here} in another process", f"{there}: does it hash a text or order a set?")
     for reply in (None, "?"):
-        first, second = (verifier.play(task, states_of(task, "train"), reply) for _ in range(2))
-        for seed, one, other in zip(SAMPLE, first, second, strict=True):
-            same = (one.reward, one.status) == (other.reward, other.status)
-            expect(same, "step", f"{described(one)} again for train {seed}", described(other))
+        states = states_of(task, "train")
+        first = dict(judged(task, verifier, states, reply))
+        for when, others in (("again", states_of(task, "train")), ("when its state is played again", states)):
+            for seed, other in judged(task, verifier, others, reply):
+                if one := first.get(seed):
+                    same = (one.reward, one.status) == (other.reward, other.status)
+                    expect(same, "step", f"{described(one)} {when} for train {seed}", described(other))
 
 
 def asked(task: Task) -> list[tuple[str, str, Hashable]]:
@@ -82,7 +84,7 @@ def check_picklable(task: Task, verifier: Verifier) -> None:
     """The task and a problem's state survive pickling: gold replies to the copies earn full reward."""
     twin: Task = copied("maker", task)
     states = [copied("problem", task.problem(seed, "train")).state for seed in SAMPLE]
-    for seed, step in zip(SAMPLE, verifier.play(twin, states), strict=True):
+    for seed, step in judged(twin, verifier, states):
         expect(step.status == Status.PASSED, "problem", f"gold of train {seed}, pickled, to pass", described(step))
 
 
@@ -134,6 +136,41 @@ def check_bounds(task: Task, verifier: Verifier) -> None:
 
 def states_of(task: Task, split: str) -> list[Any]:
     return [task.problem(seed, split).state for seed in SAMPLE]
+
+
+class Witness:
+    """A task, and the first error that a step of its raised."""
+
+    def __init__(self, task: Task):
+        self.bounds, self.problem, self.gold = task.bounds, task.problem, task.gold
+        self.task = task
+        self.error: Exception | None = None
+
+    def step(self, state: Any, reply: str) -> Step | Trial:
+        try:
+            return self.task.step(state, reply)
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+
+def judged(task: Task, verifier: Verifier, states: Sequence[Any], reply: str | None = None) -> list[tuple[int, Step]]:
+    """The last steps of conversations about the sample's problems, with their seeds, but for those that broke.
+
+    Raises:
+      Exception: what a step raised.
+      PluginError: more of them broke than a run would put up with.
+    """
+    witness = Witness(task)
+    played = verifier.play(witness, states, reply)
+    if witness.error:
+        raise witness.error
+    broke = [step for step in played if step.status == Status.INFRASTRUCTURE]
+    if len(broke) > (most := verifier.settings.max_failures) * len(played):
+        what = "gold replies" if reply is None else f"replies {reply!r}"
+        allowed = f"at most {most:g} (verifier.max_failures) of {len(played)} {what} that cannot be judged"
+        raise PluginError("step", allowed, f"{len(broke)}, the first of them {described(broke[0])}")
+    return [(seed, step) for seed, step in zip(SAMPLE, played, strict=True) if step.status != Status.INFRASTRUCTURE]
 
 
 def described(step: Step) -> str:

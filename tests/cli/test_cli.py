@@ -223,6 +223,32 @@ def test_nan_stops_the_run_with_the_step_and_the_metric(rlbench, tmp_path):
     assert summary["accuracy_before"] is not None and summary["learner_steps"] < 20
 
 
+FRAIL = '''
+from rlbench.tasks.arithmetic import Arithmetic
+
+class Frail(Arithmetic):
+    """Reward 1 for the sum."""
+
+    def step(self, state, reply):
+        answer = super().step(state, reply)
+        return answer if answer.reward else {}[reply]
+'''
+
+
+def test_a_task_that_raises_ends_the_run_in_one_line(rlbench, tmp_path):
+    (tmp_path / "conf/task").mkdir(parents=True)
+    (tmp_path / "frail.py").write_text(FRAIL)
+    (tmp_path / "conf/task/frail.yaml").write_text("defaults: [arithmetic, _self_]\n_target_: frail.Frail\n")
+    done = rlbench("--config-dir", "conf", "algo=grpo", "task=frail", *TINY, "warm_start.steps=0")
+    assert done.returncode == 1
+    reason = r"KeyError: .* \(problem '\d[-+]\d=', completion .*\)"
+    most = r"verifier.max_failures=0.1: 2\d of the last 24 completions could not be judged"
+    assert re.fullmatch(rf"rlbench: {most}; the last: {reason}\n", done.stderr), done.stderr
+    assert re.search(rf"a completion could not be judged, and its rollout is masked: {reason}\n", done.stdout)
+    summary = json.loads((folders(tmp_path)[0] / "summary.json").read_text())
+    assert summary["status"] == "failed" and "verifier.max_failures" in summary["error"]
+
+
 @pytest.mark.parametrize("runner", ["sync", "async"])
 def test_ctrl_c_writes_the_summary_and_exits_with_130(cache, tmp_path, runner):
     words = [*TINY, "steps=100000", f"runner={runner}"]

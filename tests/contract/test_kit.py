@@ -24,6 +24,7 @@ from rlbench.plugins import build
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, NotApplicable, algorithm_case
 from rlbench.testing.outcome import Outcome, examine
 from rlbench.types import Algorithm, Bounds, Loss, Problem, Status, Step
+from rlbench.verifying.verifier import Verifier
 from tests.fakes import VERIFIER, small_model
 
 MODEL = small_model(hidden=16)
@@ -351,9 +352,72 @@ class Silent(Good):
     """Numbers."""
 
 
+class Consumes(Good):
+    """The answer is the prompt, and pays 1. It is taken out of the state when it is compared."""
+
+    def problem(self, seed, split):
+        return Problem((number := super().problem(seed, split).prompt), [number])
+
+    def step(self, state, reply):
+        return super().step(state.pop(), reply)
+
+    def gold(self, state):
+        return state[0]
+
+
+class Honest(Consumes):
+    """The answer is the prompt, and pays 1. What judges numbers that end with 9 or 8 is out of order."""
+
+    def step(self, state, reply):
+        if state[0][-1] in "98":
+            return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail="no service")
+        return super().step(state, reply)
+
+
+class Spends(Good):
+    """The answer is the prompt, and pays 1, but once."""
+
+    def __init__(self):
+        self.unspent = set()
+
+    def problem(self, seed, split):
+        problem = super().problem(seed, split)
+        self.unspent.add(problem.state)
+        return problem
+
+    def step(self, state, reply):
+        spent = state not in self.unspent
+        self.unspent.discard(state)
+        return Step(state, None, 0.0, Status.WRONG) if spent else super().step(state, reply)
+
+
+class Impatient(Good):
+    """The answer is the prompt, and pays 1; a reply of a single character is none."""
+
+    def step(self, state, reply):
+        return super().step(state, reply) if reply != "?" else Step(state, None, 0.0, reply)["status"]
+
+
+STRICT = Verifier(VERIFIER.settings._replace(max_failures=0.1))
+
+
 def test_a_good_task_passes():
     for check in TASK_CHECKS.values():
-        check(Good(), VERIFIER)
+        check(Good(), STRICT)
+
+
+def test_a_task_that_changes_states_and_cannot_judge_some_passes_up_to_a_fraction():
+    for check in TASK_CHECKS.values():
+        check(Honest(), Verifier(VERIFIER.settings._replace(max_failures=0.25)))
+    with pytest.raises(AssertionError, match=r"at most 0\.1 \(verifier\.max_failures\) of 100 gold .* came 19, "):
+        TASK_CHECKS["gold"](Honest(), STRICT)
+
+
+def test_an_error_of_a_step_is_a_failure_at_its_line():
+    source = Source(Impatient, {"step": Impatient.step})
+    (result,) = examine({"garbage": TASK_CHECKS["garbage"]}, (Impatient(), VERIFIER), source)
+    assert result.came.startswith("TypeError: tuple indices must be")
+    assert result.where == f"{os.path.relpath(__file__)}:{Impatient.step.__code__.co_firstlineno + 1} step"
 
 
 @pytest.mark.parametrize(
@@ -365,6 +429,7 @@ def test_a_good_task_passes():
         ("determinism", Fickle),
         ("determinism", Hashed),
         ("determinism", Moody),
+        ("determinism", Spends),
         ("picklable", Unpicklable),
         ("determinism", FickleInKey),
         ("splits", Leaky),

@@ -157,7 +157,7 @@ class Breaks(Slow):
 
 
 def test_fates_are_of_the_first_cause_and_attributes_apart(plan_of, tmp_path):
-    plan = plan_of("grpo", "warm_start.steps=0")
+    plan = plan_of("grpo", "warm_start.steps=0", "verifier.max_failures=1")
     ledger = ledger_of(plan._replace(task=Breaks(plan.task, 0.0)), tmp_path)
     fates = ledger["rollouts"]["by_fate"]
     assert fates["infrastructure failure"] == ledger["rollouts"]["attributes"]["timed_out"] == 16

@@ -8,6 +8,7 @@ import pytest
 
 from rlbench.accounting import flops
 from rlbench.accounting.flops import count, networks_of
+from rlbench.acting.generate import prefill
 from rlbench.models.tokenizers import Characters
 from rlbench.types import Phase
 from tests.fakes import small_model
@@ -215,3 +216,21 @@ def test_what_is_recomputed_for_a_gradient_counts_backwards(products_only):
     product = 2 * 3 * 5 * 5
     # Backwards: both products again (the last one's result is needed for its tanh), two gradients of weights, one of x.
     assert counted == {(Phase.FORWARD, "policy"): 2 * product, (Phase.BACKWARD, "policy"): 5 * product}
+
+
+def test_prompts_that_are_read_in_chunks_cost_what_they_cost_at_once(products_only):
+    """Columns read apart cost the head once each."""
+
+    def read(chunk_tokens):
+        model = small_model(chunk_tokens=chunk_tokens)
+
+        def function(networks, tokens, length):
+            return prefill(model, networks["policy"], None, tokens, length, 1)
+
+        shapes = jax.ShapeDtypeStruct((4, 6), jnp.int32), jax.ShapeDtypeStruct((4,), jnp.int32)
+        return trace(function, {"policy": params_of(model)}, *shapes).fixed["p", "policy"]
+
+    head = 2 * 4 * 16 * 6  # 4 rows, width 16, 6 outputs
+    assert read(12) == read(6) == read(24)
+    assert read(4) == read(24) + head  # 4 and then 2 of 6 columns
+    assert read(2) == read(24) + 2 * head

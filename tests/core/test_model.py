@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlbench.acting.generate import Sampling, truncate
+from rlbench.acting.generate import Chooser, Sampling, first_reply, truncate
+from rlbench.devices import Devices
 from rlbench.models.cache import branch, empty
 from rlbench.models.likelihood import log_policy, token_logp, token_value
 from rlbench.models.tokenizers import END, PAD
@@ -96,6 +97,58 @@ def test_chunks_change_nothing():
     whole, chunked = small_model(), small_model(chunk_tokens=8)
     params = rough(whole.init(jax.random.key(0)))
     np.testing.assert_allclose(token_logp(whole, params, rollouts), token_logp(chunked, params, rollouts), atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_tokens", [16, 8, 3, 1])
+@pytest.mark.parametrize("count", [1, 4], ids=["one device", "four devices"])
+def test_prompts_and_answers_that_are_read_in_chunks_are_read_the_same(chunk_tokens, count):
+    """Chunks of several problems, of one, and of some of its tokens."""
+    devices = Devices(jax.devices()[:count])
+    params = rough(small_model().init(jax.random.key(0)))
+    whole, chunked = (
+        actor_of(small_model(chunk_tokens=most), TwoTurns(), devices).play(
+            params, problems_of(TwoTurns(), 8), 2, first_id=0, version=0
+        )
+        for most in (4096, chunk_tokens)
+    )
+    assert len({t.replies for t in whole.transcripts}) > 4
+    assert [t.replies for t in whole.transcripts] == [t.replies for t in chunked.transcripts]
+    np.testing.assert_allclose(whole.rollouts.logp, chunked.rollouts.logp, atol=1e-5)
+
+
+def prefilled(prompts: int, length: int, chunk_tokens: int, devices: Devices):
+    """The compiled program that reads prompts of this length and samples a reply of 2 tokens to each."""
+    model = small_model(chunk_tokens=chunk_tokens)
+    choose = Chooser(jax.random.split(jax.random.key(0), prompts), jnp.zeros(prompts, bool))
+    tokens, lengths = jnp.full((prompts, length), 2, jnp.int32), jnp.full(prompts, length, jnp.int32)
+    shards = len(devices.devices)
+
+    def reply(params, tokens, lengths, choose):
+        return first_reply(model, params, tokens, lengths, choose, Sampling(), 2, 2, shards)
+
+    arguments = (devices.replicate(model.init(jax.random.key(0))), *devices.spread((tokens, lengths, choose)))
+    return jax.jit(reply).lower(*arguments).compile()
+
+
+def test_memory_of_reading_prompts_is_bounded_by_chunk_tokens(devices):
+    """Scores of attention are what grows: 4 bytes a head (of 2), token of a chunk, and token that it sees."""
+
+    def temporary(*sizes):
+        return prefilled(*sizes, devices).memory_analysis().temp_size_in_bytes
+
+    def scores(tokens, seen):
+        return 2 * 4 * tokens * seen
+
+    cache = 8 * 512 * 2 * 16 * 4
+    whole, chunked, long = temporary(8, 512, 4096), temporary(8, 512, 64), temporary(8, 1024, 64)
+    assert whole > scores(8 * 512, 512)
+    assert chunked < 3 * scores(64, 512) + 3 * cache < whole / 4
+    assert long < 2.2 * chunked, "of the prompt's length, not of its square"
+
+
+def test_reading_in_chunks_moves_no_row_to_another_device():
+    program = prefilled(16, 6, 24, Devices()).as_text()
+    assert not any(word in program for word in ("all-gather", "all-to-all", "collective-permute"))
 
 
 def test_a_critic_is_a_model_with_one_output_of_any_size():

@@ -1,5 +1,6 @@
 """What judges replies: the order of answers, what is run once, what is counted, and what is refused."""
 
+import contextlib
 import json
 
 import psutil
@@ -47,6 +48,20 @@ class PaysNobody(Copy):
         return Step(state, None, 0.0, Status.WRONG)
 
 
+class Honest(Copy):
+    """One that cannot judge every third of its problems, and says so."""
+
+    def step(self, state, reply):
+        step = super().step(state, reply)
+        return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail="no service") if state == "c" else step
+
+
+def test_one_that_cannot_judge_some_is_accepted_up_to_a_fraction():
+    Verifier(VERIFIER.settings._replace(max_failures=0.34)).rehearse(Honest())
+    with pytest.raises(ConfigError, match=r"84 of 256 .* more than verifier.max_failures=0\.32; .* 'ccc=': no service"):
+        Verifier(VERIFIER.settings._replace(max_failures=0.32)).rehearse(Honest())
+
+
 class EndsLate(Copy):
     """Two turns, the second of which is never asked for where the first was wrong."""
 
@@ -84,8 +99,10 @@ class Broken(Copy):
 
 @needs_sandbox
 def test_so_is_one_whose_verifier_breaks():
-    with pytest.raises(ConfigError, match=r"earned 0 \(infrastructure, its tests cannot be told"):
-        VERIFIER.rehearse(Broken())
+    verifier = Verifier(VERIFIER.settings._replace(max_failures=0.1))
+    why = r"256 of 256 of its own gold replies could not be judged, .* be told"
+    with contextlib.closing(verifier), pytest.raises(ConfigError, match=why):
+        verifier.rehearse(Broken())
 
 
 @needs_sandbox

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ..models.cache import Cache, branch, empty
 from ..models.likelihood import log_policy
 from ..models.tokenizers import END, PAD
+from ..randomness import fold_in
 from ..types import Array, Fraction, Model, Natural, Params, Phase
 
 
@@ -35,8 +36,8 @@ class Reply(NamedTuple):
 
 
 def chooser(key: Array, ids: Array, greedy: Array) -> Chooser:
-    """Randomness is a function of the run's key, the rollout's id and the token's position."""
-    return Chooser(jax.vmap(jax.random.fold_in, (None, 0))(key, ids), greedy)
+    """Randomness is a function of the run's key, the rollout's id (in words, u32[B, 2]) and the token's position."""
+    return Chooser(jax.vmap(fold_in, (None, 0))(key, ids), greedy)
 
 
 def first_reply(

@@ -1,5 +1,6 @@
 """Judges replies: asks the task, and runs what has to be run."""
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
 from ..contract.tasks import answers_of, gold_of, problem_of, steps_of
-from ..types import ConfigError, Count, NonNegative, Positive, Status, Step, Task, Trial
+from ..types import MOST, ConfigError, Count, NonNegative, Positive, Status, Step, Task, Trial
 from .pool import Pool
 from .probe import Backend, choose
 from .sandbox import Limits, Sandbox
@@ -24,6 +25,17 @@ class Verifying(NamedTuple):
     wall_seconds: Positive
     memory_mb: Count
     delay_seconds: NonNegative  # of a turn of training
+
+
+def payable(task: Task, reply: str, step: Step) -> Step:
+    """The step, if its reward is a number that can be learned from; else a failure of the task, not of the reply.
+
+    No reward is NaN or infinite, or beyond MOST, where float32 would make it so.
+    """
+    if math.isfinite(step.reward) and abs(step.reward) <= MOST:
+        return step
+    detail = f"{type(task).__name__} paid {step.reward:g} for {reply!r}"
+    return step._replace(reward=0.0, status=Status.INFRASTRUCTURE, detail=detail)
 
 
 class Verifier:
@@ -46,7 +58,8 @@ class Verifier:
         trials = [answer for answer in answers if isinstance(answer, Trial)]
         verdicts = self._started().verify([trial.program for trial in trials]) if trials else []
         settled = iter([trial.settle(verdict) for trial, verdict in zip(trials, verdicts, strict=True)])
-        steps = steps_of(task, [next(settled) if isinstance(answer, Trial) else answer for answer in answers])
+        known = steps_of(task, [next(settled) if isinstance(answer, Trial) else answer for answer in answers])
+        steps = [payable(task, reply, step) for step, (_, reply) in zip(known, said, strict=True)]
         if said:
             time.sleep(delay)
         own = time.thread_time() - cpu

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticKnownError
+from pydantic_core import PydanticCustomError
 
 Array = jax.Array
 AnyArray = Any  # jax.Array on a device, numpy.ndarray on the host
@@ -25,16 +25,16 @@ Natural = Annotated[int, Field(ge=0)]
 MOST, LEAST = 1e30, 1e-30  # of numbers that float32 holds, with room for sums and quotients
 
 
-def not_vanishing(value: float) -> float:
-    """The number, which float32 would not make zero."""
-    if value < LEAST:
-        raise PydanticKnownError("greater_than_equal", {"ge": LEAST})
+def held(value: float) -> float:
+    """The number, which float32 makes neither zero nor infinite."""
+    if value and not LEAST <= value <= MOST:
+        raise PydanticCustomError("float32", "Input should be from 1e-30 to 1e30")
     return value
 
 
-Positive = Annotated[float, Field(gt=0, le=MOST, allow_inf_nan=False), AfterValidator(not_vanishing)]
-NonNegative = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
-AtLeastOne = Annotated[float, Field(ge=1, le=MOST)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(held)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(held)]
+AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False), AfterValidator(held)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -7,15 +7,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..plugins import nearest
-from ..types import MOST, Array, AtLeastOne, ConfigError, Count, Model, Params, Size, Tokenizer
+from ..types import Array, AtLeastOne, ConfigError, Count, Model, Params, Size, Tokenizer, held
 from .cache import Cache, Segment, reserve, visible, write
 
 Weights = Literal["float32", "bfloat16"]  # in float16, gradients and an optimizer's mean squares vanish
 Arithmetic = Literal["float32", "bfloat16", "float16"]
-Temperature = Annotated[float, Field(ge=1e-3, le=MOST)]  # below, log-probabilities are float32's rounding
+Temperature = Annotated[
+    float, Field(ge=1e-3, allow_inf_nan=False), AfterValidator(held)
+]  # below, log-probabilities are float32's rounding
 
 
 def transformer(

@@ -186,8 +186,7 @@ def test_four_devices_execute_what_one_does(plan_of, tmp_path):
     )
     # Each updates all parameters, and adds up gradients of all of them.
     assert four.pop("optimizer") == pytest.approx(4 * one.pop("optimizer"), rel=0.02)
-    for phase in ("train backward", "warm start"):
-        assert 1 < four.pop(phase) / one.pop(phase) < 1.5
+    assert 1 < four.pop("warm start") / one.pop("warm start") < 1.5
     assert {name: four[name] for name in one} == pytest.approx(one, rel=0.02)
 
 

@@ -4,12 +4,12 @@ from functools import partial
 
 from rlbench.learning.estimators import above_group
 from rlbench.learning.objectives import Clip, sequence_sum
-from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
+from rlbench.types import Algorithm, AtLeastOne, Count, Model, NonNegative
 
 from .grpo import grpo
 
 
-def dr_grpo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, length: Positive) -> Algorithm:
+def dr_grpo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative, length: AtLeastOne) -> Algorithm:
     """GRPO Done Right (arXiv:2503.20783, section 3.2).
 
     Args:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from .accounting.flops import Work, count, networks_of
 from .accounting.timeline import Doing
 from .interrupts import patiently
 from .types import Array, Phase
+
+DATA = "data"  # the mesh axis that rows are spread over
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -44,10 +47,43 @@ def keep_freed_memory() -> None:
         library.mallopt(trim_threshold, 1 << 30)
 
 
+def in_chunks(tree: Any, rows: int, length: int, most: int) -> Any:
+    """Arrays [B, ...] as [count, B / count, ...], in as few chunks as hold at most `most` tokens on any device.
+
+    Every device has the same number of rows of every chunk, and at least one, however long: a chunk of fewer
+    rows would have some devices repeat what others do. Chunk i takes every count-th row, so that rows stay on
+    the device they are on. Outside a program on several devices, there is one.
+
+    Args:
+      rows: B.
+      length: tokens of a row, padding too.
+    """
+    devices = devices_of(rows)
+    own = rows // devices
+    count = chunk_count(own, own * length, most)
+
+    def split(x: Array) -> Array:
+        parts = x.reshape(rows // count, count, *x.shape[1:]).swapaxes(0, 1)
+        return parts if devices == 1 else jax.lax.with_sharding_constraint(parts, PartitionSpec(None, DATA))
+
+    return jax.tree.map(split, tree)
+
+
+def devices_of(rows: int) -> int:
+    """Devices that so many rows are spread over in the program under way; 1 outside a program on several."""
+    devices = jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
+    return devices if rows % devices == 0 else 1
+
+
+def chunk_count(rows: int, tokens: int, most: int) -> int:
+    """Into how many equal chunks rows have to be cut for none to hold over `most` of the tokens, or over one row."""
+    return next(count for count in range(min(rows, math.ceil(tokens / most)), rows + 1) if rows % count == 0)
+
+
 class Devices:
     """The devices of a run, and how arrays and programs get there.
 
-    Batches lie in rows over the mesh axis "data", everything else on every device.
+    Batches lie in rows over the mesh axis DATA, everything else on every device.
 
     Args:
       devices: by default all local ones.
@@ -58,9 +94,9 @@ class Devices:
         self, devices: Sequence[jax.Device] | None = None, observe: Callable[[int], None] = lambda added: None
     ):
         self.devices = list(devices or jax.local_devices())
-        self.mesh = jax.make_mesh((len(self.devices),), ("data",), (AxisType.Auto,), devices=self.devices)
+        self.mesh = jax.make_mesh((len(self.devices),), (DATA,), (AxisType.Auto,), devices=self.devices)
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
-        self.rows = NamedSharding(self.mesh, PartitionSpec("data"))
+        self.rows = NamedSharding(self.mesh, PartitionSpec(DATA))
         self.observe = observe
         self._dispatch = threading.Lock()
 
@@ -71,19 +107,6 @@ class Devices:
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of every array on each device."""
         return jax.device_put(tree, self.everywhere)
-
-    def chunks(self, tree: Any, count: int) -> Any:
-        """Arrays [B, ...] as [count, B / count, ...], every chunk spread over all devices.
-
-        Chunk i takes every count-th row: rows stay on the device they are on.
-        """
-        sharding = NamedSharding(self.mesh, PartitionSpec(None, "data"))
-
-        def split(x: Array) -> Array:
-            parts = x.reshape(len(x) // count, count, *x.shape[1:]).swapaxes(0, 1)
-            return jax.lax.with_sharding_constraint(parts, sharding)
-
-        return jax.tree.map(split, tree)
 
     def run(self, executable: Callable[..., Any], arguments: Sequence[Any], added: int) -> Any:
         """Dispatches a compiled program.
@@ -113,6 +136,9 @@ class Compiled(NamedTuple):
 
 class Program:
     """A jitted function that is compiled ahead of time, once for each shape of its arguments, and accounted for.
+
+    What it costs is what one device does with its share of the rows, times their number: what is no row's, an
+    optimizer's update above all, every device does.
 
     Args:
       function: pure, over pytrees of arrays.
@@ -157,10 +183,22 @@ class Program:
         return result
 
     def _compile(self, arguments: Sequence[Any]) -> Compiled:
-        traced = self._jitted.trace(*arguments)
-        work = count(traced.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.trips is not None)
+        devices = len(self.devices.devices)
+        if devices == 1:
+            traced = share = self._jitted.trace(*arguments)
+        else:
+            share = self._jitted.trace(*jax.tree.map(share_of, arguments))
+            with jax.set_mesh(self.devices.mesh):
+                traced = self._jitted.trace(*arguments)
+        one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.trips is not None)
+        work = one.times(devices)
         executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()
         self.account.compiled(self.name, work, memory.temp_size_in_bytes)
         added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         return Compiled(executable, added, work)
+
+
+def share_of(x: Any) -> Any:
+    """The shape of one device's part of an argument."""
+    return jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype) if isinstance(x, Array) else x

@@ -32,7 +32,7 @@ class Outcomes(NamedTuple):
 class Measured(NamedTuple):
     """What an evaluation found."""
 
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # None where the verifier broke over everything
     likeliest: Outcomes  # of each problem's likeliest reply
     transcripts: list[dict[str, Any]]  # of a few replies, as trackers take them
 
@@ -100,9 +100,9 @@ def outcomes(transcripts: list[Transcript]) -> Outcomes:
     return Outcomes(happened, happened & np.array([transcript.solved for transcript in transcripts]))
 
 
-def mean(values: Sequence[float] | np.ndarray) -> float:
-    """The mean; 0 of nothing."""
-    return float(np.mean(values)) if len(values) else 0.0
+def mean(values: Sequence[float] | np.ndarray) -> float | None:
+    """The mean; None of nothing."""
+    return float(np.mean(values)) if len(values) else None
 
 
 def pass_at(k: int, samples: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from .accounting.account import Account
+from .accounting.flops import network_of
 from .accounting.ledger import Gain, Ledger
 from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
 from .accounting.peaks import Impossible, Peak, peak_of, reached
@@ -23,12 +25,14 @@ from .devices import Devices, Program, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, distinct_problems, evaluate, mean
 from .interrupts import UNINTERRUPTED
 from .learning.imitation import imitation
-from .learning.learner import Learner, Spending
+from .learning.learner import Learner, Spending, expect_finite
 from .plan import Plan
+from .randomness import key_of
 from .running.schedule import stream
 from .tracking.files import Files
 from .types import Diverged, LearnerState, Params, Phase, Rollouts, Status, Tracker, keep_all
-from .warm_start import Cost, cached, warm_start
+from .warm_start import Cost, warm_start
+from .warm_start_cache import cached
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +78,8 @@ class Experiment:
         self.devices = Devices(plan.devices, self.memory.observe)
         self.timeline = Timeline()
         self.began = time.perf_counter()
-        self.learner_steps = self.rollouts = self.tokens = 0
-        acting, evaluating, self.init_key = jax.random.split(jax.random.key(plan.seed), 3)
+        self.learner_steps = 0
+        acting, evaluating, self.init_key = jax.random.split(key_of(plan.seed), 3)
         slow, account = plan.verifier.settings.delay_seconds, Account(self.timeline, "actor")
         self.stop = threading.Event()  # set when no more batches are wanted
         self.actor = self._actor(acting, plan.sampling, account, slow, self.stop)
@@ -112,6 +116,8 @@ class Experiment:
         self.began = time.perf_counter()
         self.state = self.learner.init(self.init_key, start)
         del start
+        sampler = network_of(self.plan.algorithm.acting, self.state.trainable, self.state.frozen)
+        self.actor.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
         self.buffers = self._buffer_bytes()
         self.ledger = self._ledger(peak, cost)
         self._report({})
@@ -145,8 +151,8 @@ class Experiment:
             summary = self.summary
             summary |= {
                 "learner_steps": self.learner_steps,
-                "rollouts": self.rollouts,
-                "tokens": self.tokens,
+                "rollouts": report["rollouts"]["generated"] if report else 0,
+                "tokens": sum(report["tokens"]["by_kind"].values()) if report else 0,
                 "wall_seconds": wall,
                 "peak_memory_bytes": self.memory.peak(),
                 "resident_bytes": self.memory.resident_now(),
@@ -188,11 +194,12 @@ class Experiment:
     def _warm_start(self) -> tuple[Params, Cost]:
         """The common starting weights, made now or taken from the cache, and what they cost when they were made."""
         plan, settings = self.plan, self.plan.warm_start
-        key = jax.random.key(settings.seed)
+        key = key_of(settings.seed)
 
-        def progress(step: int, accuracy: float) -> None:
+        def progress(step: int, accuracy: float | None) -> None:
+            known = "unknown" if accuracy is None else f"{accuracy:.3f}"
             for tracker in self.trackers:
-                tracker.note(f"warm start {step}/{settings.steps}  accuracy {accuracy:.3f}")
+                tracker.note(f"warm start {step}/{settings.steps}  accuracy {known}")
 
         def make() -> tuple[Params, Cost]:
             devices, account = Devices(plan.devices), Account()  # of its own: they are no part of the run's
@@ -211,13 +218,21 @@ class Experiment:
         return self.devices.replicate(params), cost
 
     def _ledger(self, peak: Peak, cost: Cost) -> Ledger:
-        networks = self.state.trainable | self.state.frozen
+        networks = self.state.trainable | self.state.frozen | {self.actor.network: self._policy(self.state)}
         sizes = {name: size for name, params in networks.items() if (size := self.plan.model.size(params))}
         device = self.plan.devices[0]
         accelerator = device.platform != "cpu"
         ledger = Ledger(sizes, peak, self.timeline, devices=len(self.plan.devices), accelerator=accelerator)
-        ledger.warmed(cost.executed_flops, cost.useful_flops)
+        ledger.warmed(*map(self._named, (cost.executed_flops, cost.useful_flops)))
         return ledger
+
+    def _policy(self, state: LearnerState) -> Params:
+        """The network that samples."""
+        return self.plan.algorithm.acting(state.trainable, state.frozen)
+
+    def _named(self, flops: Mapping[str, float]) -> dict[str, float]:
+        """Operations of imitation by component, the one network that was trained under the name of what samples."""
+        return {self.actor.network if name == "policy" else name: count for name, count in flops.items()}
 
     def _wait(self, steps: Any) -> tuple[Batch, float] | None:
         """The next batch; None when there is no more."""
@@ -229,7 +244,7 @@ class Experiment:
         began = time.perf_counter()
         with self.timeline.during("actor", Doing.HOST):
             plan, state = self.plan, self.state
-            policy = plan.algorithm.acting(state.trainable, state.frozen)
+            policy = self._policy(state)
             group = plan.algorithm.group_size
 
             def play(turn: int) -> tuple[Batch, np.ndarray]:
@@ -255,26 +270,24 @@ class Experiment:
         """One learner step, reported."""
         began = time.perf_counter()
         rollouts = self.devices.spread(batch.rollouts)
-        state, metrics, teaches = self.learner.step(self.state, rollouts)
+        state, metrics, teaches = self.learner.spend(self.state, rollouts)
         assert self.ledger
         length, epochs = batch.rollouts.tokens.shape[1], self.plan.spending.epochs
         self.ledger.learned(self.state.version, batch.rows, teaches, length, epochs, self.learner.account.take())
+        expect_finite(state.version, metrics)
         self.over = self.plan.flops is not None and self.ledger.spent() >= self.plan.flops
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
         self.state, self.learner_steps = state, state.version
         learn_seconds = time.perf_counter() - began
         transcripts = batch.transcripts
         happened = [t for t in transcripts if t.status != Status.INFRASTRUCTURE]
-        self.rollouts += len(transcripts)
-        self.tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in transcripts)
-        wall = time.perf_counter() - self.began
         self._report(
             {
                 "reward": mean([t.reward for t in happened]),
                 "accuracy": mean([t.solved for t in happened]),
                 "truncated": mean([t.truncated for t in happened]),
                 "reply_tokens": mean([t.reply_tokens for t in happened]),
-                "entropy": -mean(batch.rollouts.logp[batch.rollouts.mask]),  # of what is trained on
+                "entropy": mean(-batch.rollouts.logp[batch.rollouts.mask]),  # of what is trained on
                 "infrastructure_failures": len(transcripts) - len(happened),
                 "kept": float((batch.rows >= 0).sum()) / len(transcripts),
                 "staleness_mean": mean(staleness),
@@ -282,7 +295,6 @@ class Experiment:
                 **metrics,
                 "act_seconds": act_seconds,
                 "learn_seconds": learn_seconds,
-                "rollouts_per_second": self.rollouts / wall,
             }
         )
 
@@ -291,7 +303,7 @@ class Experiment:
         assert self.ledger
         step = self.state.version
         if step % self.plan.evaluation.every == 0 or step == self.plan.steps or self.over:
-            policy = self.plan.algorithm.acting(self.state.trainable, self.state.frozen)
+            policy = self._policy(self.state)
             began = time.perf_counter()
             measured = evaluate(self.plan.evaluation, self.problems, self.evaluator, policy, step)
             row |= measured.metrics
@@ -300,23 +312,26 @@ class Experiment:
             for tracker in self.trackers:
                 tracker.transcripts(step, measured.transcripts)
             self.summary["accuracy_after"] = row["heldout/accuracy"]
+            if row["heldout/accuracy"] is None:
+                log.warning("held-out accuracy at step %d is unknown: no reply could be judged", step)
             if step == 0:
                 self.summary["accuracy_before"] = row["heldout/accuracy"]
-        totals = {"rollouts": self.rollouts, "tokens": self.tokens}
         head = {"algo": self.plan.names["algo"], "step": step, "steps": self.plan.steps}
         wall, seconds = self._now()
+        totals = self.ledger.row(wall, seconds)
+        pace = {"rollouts_per_second": totals["rollouts"] / wall}
         resident = {"resident_bytes": self.memory.resident}
-        row = head | totals | row | self.ledger.row(wall, seconds) | resident | {"wall_seconds": wall}
+        row = head | row | totals | pace | resident | {"wall_seconds": wall}
         for tracker in self.trackers:
             tracker.log(row)
 
     def _report_of(self, ledger: Ledger, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, Any]:
         """The ledger's report, once it closes. Its main numbers go into the summary."""
         gain = None
-        if len(self.heldout) > 1:
+        first, last = self.summary["accuracy_before"], self.summary["accuracy_after"]
+        if len(self.heldout) > 1 and first is not None and last is not None:
             before, after = self.heldout[0], self.heldout[-1]
-            points = 100 * (self.summary["accuracy_after"] - self.summary["accuracy_before"])
-            gain = Gain(points, int((after.solved & before.judged & ~before.solved).sum()))
+            gain = Gain(100 * (last - first), int((after.solved & before.judged & ~before.solved).sum()))
         untold = set[str]().union(*(account.untold for account in self._accounts().values()))
         report = ledger.report(wall, seconds, self._memory(), gain, sorted(untold))
         self.summary |= {
@@ -346,9 +361,12 @@ class Experiment:
     def _memory(self) -> dict[str, Any]:
         """The ledger's memory section, in bytes a device."""
         plan, devices = self.plan, len(self.plan.devices)
-        components = network_bytes(self.state)
+        components, sampler = network_bytes(self.state), self.actor.network
+        if sampler not in components:
+            components[sampler] = {"parameters": tree_bytes(jax.eval_shape(self._policy, self.state))}
         return {
             "components": components,
+            "sampling_network": sampler,
             "kv_cache": self.actor.cache_bytes(plan.problems, plan.algorithm.group_size) // devices,
             "rollout_buffers": self.buffers // devices,
             "temporaries": {
@@ -356,7 +374,7 @@ class Experiment:
                 for who, account in self._accounts().items()
                 for name, size in dict(account.temporaries).items()  # a thread that was left behind may add to it
             },
-            "price": prices(components),
+            "price": prices(components, sampler),
             "device_peak": self.memory.peak(),
             "device_peak_source": self.memory.source,
             "resident_peak": self.memory.resident,

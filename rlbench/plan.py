@@ -153,6 +153,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         trackers=[build(node, f"tracker.{name}", kind=Tracker) for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)
+    check_arithmetic(plan)
     try:
         plan.verifier.rehearse(task)
     except BaseException:
@@ -217,3 +218,10 @@ def check_sizes(plan: Plan) -> None:
     for k in plan.evaluation.pass_at:
         if k > samples:
             raise ConfigError("evaluation.pass_at", k, f"at most evaluation.samples = {samples}")
+
+
+def check_arithmetic(plan: Plan) -> None:
+    """Holds the model's arithmetic to what the devices can do."""
+    platform = plan.devices[0].platform
+    if platform == "cpu" and plan.model.dtype == "float16":
+        raise ConfigError("model.compute_dtype", "float16", "not on a CPU: float32 or bfloat16")

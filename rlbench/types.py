@@ -11,7 +11,8 @@ from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 Array = jax.Array
 AnyArray = Any  # jax.Array on a device, numpy.ndarray on the host
@@ -21,8 +22,19 @@ Metrics = dict[str, tuple[Array, Array]]  # name: (sum, weight); the mean is tak
 # Numbers of a signature. A config that leaves the range is refused before anything is compiled.
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST, LEAST = 1e30, 1e-30  # of numbers that float32 holds, with room for sums and quotients
+
+
+def held(value: float) -> float:
+    """The number, which float32 makes neither zero nor infinite."""
+    if value and not LEAST <= value <= MOST:
+        raise PydanticCustomError("float32", "Input should be from 1e-30 to 1e30")
+    return value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(held)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(held)]
+AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False), AfterValidator(held)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -77,7 +89,7 @@ class Model(NamedTuple):
     emits: AnyArray  # bool[outputs]  tokens that may be chosen
     temperature: float
     dtype: str  # of the arithmetic
-    chunk_tokens: int  # tokens that one forward pass may hold at once, over all devices
+    chunk_tokens: int  # tokens that one forward pass may hold at once on a device; or one row
 
 
 def keep_all(rollouts: Rollouts) -> Array:

@@ -8,7 +8,7 @@ length only the run knows is counted a trip, and the trips are told afterwards.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +56,11 @@ class Work(NamedTuple):
     fixed: Flops
     trip: Flops  # of one more trip of the loop whose length only the run knows
     untold: tuple[str, ...]  # what was not counted, or as a single trip
+
+    def times(self, number: int) -> "Work":
+        """That of so many devices which each do this."""
+        fixed, trip = (Counter({cell: number * count for cell, count in part.items()}) for part in self[:2])
+        return self._replace(fixed=fixed, trip=trip)
 
     def add_to(self, flops: Flops, trips: int) -> None:
         """Adds all operations of a call in which the loop took so many trips."""
@@ -279,6 +284,22 @@ def merged(origins: Sequence[Origin]) -> Origin:
         bool(origins) and all(origin.parameter for origin in origins),
         bool(origins) and all(origin.constant for origin in origins),
     )
+
+
+def network_of(function: Callable[..., Any], *networks: Any) -> str | None:
+    """The name of the one network whose parameters a function returns, or computes its results from.
+
+    None where that is several, or none.
+
+    Args:
+      networks: the function's arguments, dicts of networks.
+    """
+    closed = jax.make_jaxpr(function)(*networks)
+    names = networks_of(networks, range(len(networks)))
+    counting = Counting("")
+    counting.walk(closed.jaxpr, [Origin(frozenset([name])) if name else DATA for name in names], "", 1)
+    origins = frozenset[str]().union(*(origin.networks for origin in counting.results))
+    return next(iter(origins)) if len(origins) == 1 else None
 
 
 def networks_of(arguments: Sequence[Any], positions: Sequence[int]) -> list[str | None]:

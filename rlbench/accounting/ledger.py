@@ -21,7 +21,7 @@ from .tally import Tally
 from .timeline import IDLE, DeviceState, Timeline
 from .useful import useful_flops
 
-SCHEMA = 1
+SCHEMA = 2
 OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that no rollout is charged for
 
 
@@ -242,6 +242,8 @@ class Ledger:
         counts = self.counts()
         check(counts, seconds, wall)
         return {
+            "rollouts": counts["rollouts"]["generated"],
+            "tokens": sum(counts["tokens"]["by_kind"].values()),
             "flops": counts["executed"]["total"],
             "useful_flops": counts["useful"]["total"],
             **{f"flops/phase/{name}": value for name, value in counts["executed"]["by_phase"].items()},

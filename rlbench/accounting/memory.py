@@ -90,10 +90,10 @@ def network_bytes(state: LearnerState) -> dict[str, dict[str, int]]:
     return components
 
 
-def prices(components: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """For every component but the policy: bytes of all networks with it, without it, and the difference."""
+def prices(components: Mapping[str, Mapping[str, int]], sampler: str) -> dict[str, dict[str, int]]:
+    """For every component but the one that samples: bytes of all networks with it, without it, and the difference."""
     total = sum(sum(parts.values()) for parts in components.values())
-    own = {name: sum(parts.values()) for name, parts in components.items() if name != "policy"}
+    own = {name: sum(parts.values()) for name, parts in components.items() if name != sampler}
     return {
         name: {"with": total, "without": total - difference, "difference": difference}
         for name, difference in own.items()

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..devices import chunk_count, devices_of
 from ..models.cache import Cache, Segment, branch, empty
-from ..models.likelihood import chunk_count, log_policy
+from ..models.likelihood import log_policy
 from ..models.tokenizers import END, PAD
+from ..randomness import fold_in
 from ..types import Array, Fraction, Model, Natural, Params, Phase
 
 
@@ -35,8 +37,8 @@ class Reply(NamedTuple):
 
 
 def chooser(key: Array, ids: Array, greedy: Array) -> Chooser:
-    """Randomness is a function of the run's key, the rollout's id and the token's position."""
-    return Chooser(jax.vmap(jax.random.fold_in, (None, 0))(key, ids), greedy)
+    """Randomness is a function of the run's key, the rollout's id (in words, u32[B, 2]) and the token's position."""
+    return Chooser(jax.vmap(fold_in, (None, 0))(key, ids), greedy)
 
 
 def first_reply(
@@ -48,7 +50,6 @@ def first_reply(
     sampling: Sampling,
     space: int,
     slots: int,
-    shards: int = 1,
 ) -> tuple[Reply, Cache]:
     """Prefills prompts i32[P, S], once a problem, and samples the first reply of every row.
 
@@ -57,11 +58,10 @@ def first_reply(
       choose: for B rows; rows p * B / P and following are attempts at prompt p.
       space: the most tokens of a reply.
       slots: what each row's own segment of the cache has to hold, over all turns.
-      shards: devices that rows are spread over.
     """
     copies = len(choose.greedy) // len(prompt)
     with jax.named_scope(Phase.PREFILL):
-        outputs, cache = prefill(model, params, None, prompt, length, shards)
+        outputs, cache = prefill(model, params, None, prompt, length)
     cache = branch(model, cache, copies, slots)
     return decode(model, params, cache, jnp.repeat(outputs, copies, axis=0), choose, jnp.bool_(True), sampling, space)
 
@@ -75,23 +75,19 @@ def next_reply(
     choose: Chooser,
     sampling: Sampling,
     space: int,
-    shards: int = 1,
 ) -> tuple[Reply, Cache]:
     """Continues conversations: reads said i32[B, S], then samples the next reply of rows with length[b] > 0.
 
     Args:
       said: the last token of the reply before, which is not in the cache yet, and the environment's answer.
-      shards: devices that rows are spread over.
     """
     with jax.named_scope(Phase.PREFILL):
-        outputs, cache = prefill(model, params, cache, said, length, shards)
+        outputs, cache = prefill(model, params, cache, said, length)
     return decode(model, params, cache, outputs, choose, length > 0, sampling, space)
 
 
-def prefill(
-    model: Model, params: Params, cache: Cache | None, tokens: Array, length: Array, shards: int
-) -> tuple[Array, Cache]:
-    """Reads length[b] of tokens[b, S] into row b, in chunks of at most model.chunk_tokens.
+def prefill(model: Model, params: Params, cache: Cache | None, tokens: Array, length: Array) -> tuple[Array, Cache]:
+    """Reads length[b] of tokens[b, S] into row b, in chunks of at most model.chunk_tokens a device.
 
     A chunk has all rows of some problems. Where those of one problem a device are too many tokens, it has some of
     their tokens: what attention holds at once then grows with S, not with its square.
@@ -103,7 +99,8 @@ def prefill(
     """
     rows, width = tokens.shape
     problems = len(cache.segments[0].valid) if cache else rows
-    count = chunk_count(problems // shards, tokens.size, model.chunk_tokens)
+    shards = devices_of(problems)
+    count = chunk_count(problems // shards, tokens.size // shards, model.chunk_tokens)
     if count == 1:
         return read(model, params, cache or empty(model, rows, width), tokens, length)
 
@@ -128,9 +125,9 @@ def prefill(
 
 
 def read(model: Model, params: Params, cache: Cache, tokens: Array, length: Array) -> tuple[Array, Cache]:
-    """Reads tokens[B, S] from left to right, so many columns at once that model.chunk_tokens holds them."""
+    """Reads tokens[B, S] from left to right, so many columns at once that model.chunk_tokens a device holds them."""
     rows, width = tokens.shape
-    columns = max(model.chunk_tokens // rows, 1)
+    columns = max(model.chunk_tokens // (rows // devices_of(rows)), 1)
     if columns >= width:
         return model.extend(params, cache, tokens, length)
 

@@ -15,6 +15,7 @@ from ..contract.tasks import problem_of
 from ..devices import Devices, Program
 from ..interrupts import Stopped, patiently
 from ..models.tokenizers import END, PAD
+from ..randomness import words
 from ..types import Array, Model, Params, Phase, Problem, Rollouts, Status, Step, Task, Tokenizer
 from ..verifying.verifier import Verifier
 from .generate import Reply, Sampling, chooser, first_reply, next_reply
@@ -195,19 +196,20 @@ class Actor:
         self.stop = stop or threading.Event()
         self.task, self.tokenizer, self.space, self.devices = task, tokenizer, space, devices
         self.verifier, self.delay = verifier, delay
+        self.network = "policy"  # the name that costs of what samples are reported under
         self.key = devices.replicate(key)
-        slots, shards = space.conversation - space.prompt, len(devices.devices)
+        slots = space.conversation - space.prompt
 
         def first(networks: Params, key: Array, prompt: Array, length: Array, ids: Array, greedy: Array):
             choose = chooser(key, ids, greedy)
-            reply, cache = first_reply(
-                model, networks["policy"], prompt, length, choose, sampling, space.reply, slots, shards
-            )
+            (policy,) = networks.values()
+            reply, cache = first_reply(model, policy, prompt, length, choose, sampling, space.reply, slots)
             return (reply, cache) if space.turns > 1 else (reply, None)
 
         def following(networks: Params, cache: Any, key: Array, said: Array, length: Array, ids: Array, greedy: Array):
             choose = chooser(key, ids, greedy)
-            return next_reply(model, networks["policy"], cache, said, length, choose, sampling, space.reply, shards)
+            (policy,) = networks.values()
+            return next_reply(model, policy, cache, said, length, choose, sampling, space.reply)
 
         settings: dict[str, Any] = {"networks": (0,), "phase": Phase.DECODE, "account": self.account}
         self.first = Program(devices, first, trips=lambda result: result[0].steps, **settings)
@@ -243,9 +245,9 @@ class Actor:
         self._heed_stop()
         rows = len(conversations)
         spread = self.devices.spread
-        ids = spread(np.arange(first_id, first_id + rows, dtype=np.uint32))
+        ids = spread(words(first_id, rows))
         greed = spread(np.tile(np.array(greedy or [False] * group_size), len(problems)))
-        networks = {"policy": params}
+        networks = {self.network: params}
         read = ragged(prompts, self.space.prompt)
         with self.account.during(Doing.COMPUTING):
             reply, cache = self.first(networks, self.key, *spread(read), ids, greed)

@@ -77,7 +77,7 @@ def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
         "\ntrain": phases(Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER),
         "\nwasted": waste,
         "nets\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
-        "beside\npolicy": lambda run: f"{networks(run[1]['memory'], but='policy') / 1e6:,.2f}",
+        "beside\npolicy": lambda run: f"{beside(run[1]['memory']) / 1e6:,.2f}",
         "zero\nadv.": lambda run: f"{fraction(run[1]['rollouts'], Fate.ZERO_ADVANTAGE):.1%}",
         "\nidle": lambda run: f"{run[1]['time']['idle_fraction']:.1%}",
         "verify\nCPU s": lambda run: f"{run[1]['verification']['cpu_seconds']:.2f}",
@@ -85,9 +85,14 @@ def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
     return table_of("what it cost", columns, runs)
 
 
-def networks(memory: Mapping[str, Any], but: str = "") -> int:
-    """Bytes of all networks, with their gradients and optimizer states, but for one."""
-    return sum(sum(parts.values()) for name, parts in memory["components"].items() if name != but)
+def networks(memory: Mapping[str, Any]) -> int:
+    """Bytes of all networks, with their gradients and optimizer states."""
+    return sum(sum(parts.values()) for parts in memory["components"].values())
+
+
+def beside(memory: Mapping[str, Any]) -> int:
+    """Bytes of all networks but the one that samples."""
+    return networks(memory) - sum(memory["components"][memory["sampling_network"]].values())
 
 
 def fraction(rollouts: Mapping[str, Any], fate: Fate) -> float:

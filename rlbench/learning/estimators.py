@@ -54,12 +54,20 @@ def group_zscore(rollouts: Rollouts, epsilon: float) -> Array:
     """Group-relative advantage (GRPO, arXiv:2402.03300, section 4.1.2), f32[B, T].
 
     (reward - mean) / (standard deviation + epsilon) within a group, the same at every token. The
-    deviation is the unbiased one, as in TRL and verl; a group of one has advantage zero.
+    deviation is the unbiased one, as in TRL and verl; a group of one, or of equal rewards, has advantage zero.
     """
     centred, size = group_centred(rollouts)
-    squares = jax.ops.segment_sum(centred**2, rollouts.group, len(size))[rollouts.group]
-    deviation = jnp.sqrt(squares / jnp.maximum(size - 1.0, 1.0))
-    return over_tokens(centred / (deviation + epsilon), rollouts)
+    largest = jax.ops.segment_max(jnp.abs(centred), rollouts.group, len(size))[rollouts.group]
+    scale = jnp.where(largest > 0, power_of_two(largest), 1.0)  # squares of large rewards are beyond float32
+    squares = jax.ops.segment_sum((centred / scale) ** 2, rollouts.group, len(size))[rollouts.group]
+    spread = scale * jnp.sqrt(squares / jnp.maximum(size - 1.0, 1.0)) + epsilon
+    return over_tokens(centred / jnp.where(spread > 0, spread, 1.0), rollouts)
+
+
+def power_of_two(x: Array) -> Array:
+    """The largest power of two that is at most x > 0: to divide by it rounds nothing."""
+    exponent = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0x7F800000)
+    return jax.lax.bitcast_convert_type(exponent, jnp.float32)
 
 
 def leave_one_out(rollouts: Rollouts) -> Array:
@@ -129,9 +137,11 @@ def whiten(x: Array, rollouts: Rollouts) -> Array:
     """
     count = rollouts.mask.sum()
     offset = jnp.where(rollouts.mask, x - jnp.where(rollouts.mask, x, -jnp.inf).max(), 0.0)
-    centred = offset - offset.sum() / jnp.maximum(count, 1)
-    variance = jnp.where(rollouts.mask, centred**2, 0.0).sum() / jnp.maximum(count - 1, 1)
-    return jnp.where(rollouts.mask, centred * jax.lax.rsqrt(variance + 1e-8), 0.0)
+    centred = jnp.where(rollouts.mask, offset - offset.sum() / jnp.maximum(count, 1), 0.0)
+    scale = power_of_two(jnp.maximum(jnp.abs(centred).max(), 1.0))  # squares of large numbers are beyond float32
+    scaled = centred / scale
+    variance = (scaled**2).sum() / jnp.maximum(count - 1, 1)
+    return scaled * jax.lax.rsqrt(variance + 1e-8 / scale**2)
 
 
 def k1(logp: Array, ref_logp: Array) -> Array:

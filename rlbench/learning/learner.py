@@ -1,6 +1,7 @@
 """The learner: one batch in, one version of the parameters out."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,8 @@ import optax
 
 from ..accounting.account import Account
 from ..accounting.timeline import Doing
-from ..devices import Devices, Program
+from ..devices import Devices, Program, in_chunks
 from ..interrupts import patiently
-from ..models.likelihood import chunk_count
 from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts
 
 
@@ -21,7 +21,7 @@ class Spending(NamedTuple):
 
     epochs: int
     minibatches: int
-    microbatch_tokens: int  # at most so many tokens, padding too, go through a gradient at once
+    microbatch_tokens: int  # at most so many tokens of a device, padding too, go through a gradient at once; or one row
 
 
 class Learner:
@@ -66,18 +66,25 @@ class Learner:
         return LearnerState(trainable, frozen, opt_state, version=0)
 
     def step(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float], np.ndarray]:
-        """One learner step on one batch.
-
-        Returns the next state, metrics as means over the step's updates, and bool[B]: which rollouts
-        teach, their advantage not being zero everywhere. Where there is no advantage, all that happened do.
+        """One learner step on one batch, as in `spend`.
 
         Raises:
           Diverged: a metric is not finite.
         """
-        with self.account.during(Doing.COMPUTING):
-            return patiently(self._step, state, rollouts)  # whole: a change of threads is dear where others act
+        stepped = self.spend(state, rollouts)
+        expect_finite(stepped[0].version, stepped[1])
+        return stepped
 
-    def _step(self, state, rollouts):
+    def spend(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float], np.ndarray]:
+        """One learner step on one batch, whatever becomes of it.
+
+        Returns the next state, metrics as means over the step's updates, and bool[B]: which rollouts
+        teach, their advantage not being zero everywhere. Where there is no advantage, all that happened do.
+        """
+        with self.account.during(Doing.COMPUTING):
+            return patiently(self._spend, state, rollouts)  # whole: a change of threads is dear where others act
+
+    def _spend(self, state, rollouts):
         trainable, frozen, opt_state, version = state
         scores, teaches = self.score(trainable, frozen, rollouts, jnp.int32(version))
         random = np.random.default_rng([self.seed, version])
@@ -85,13 +92,11 @@ class Learner:
         for _ in range(self.spending.epochs):
             order = random.permutation(len(rollouts.group)).astype(np.int32)
             for rows in order.reshape(self.spending.minibatches, -1):
-                trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, rows)
+                mine = self.devices.spread(rows)
+                trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, mine)
                 reports.append(report)
         reports, teaches = jax.device_get((reports, teaches))
         means = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise Diverged(version + 1, name, value)
         return LearnerState(trainable, frozen, opt_state, version + 1), means, teaches
 
     def _score(self, trainable, frozen, rollouts, version):
@@ -101,10 +106,8 @@ class Learner:
 
     def _update(self, trainable, opt_state, frozen, rollouts, scores, rows):
         batch = jax.tree.map(lambda x: x[rows], (rollouts, scores))
-        count = chunk_count(
-            len(rows) // len(self.devices.devices), batch[0].tokens.size, self.spending.microbatch_tokens
-        )
-        microbatches = self.devices.chunks(batch, count)
+        size, length = batch[0].tokens.shape
+        microbatches = in_chunks(batch, size, length, self.spending.microbatch_tokens)
 
         def total(params: Params, microbatch: tuple[Rollouts, Any]) -> tuple[Array, Loss]:
             with jax.named_scope(Phase.FORWARD):
@@ -131,3 +134,14 @@ class Learner:
             params[name] = optax.apply_updates(trainable[name], change)
             report[f"param_norm/{name}"] = optax.tree.norm(params[name])
         return params, states, report
+
+
+def expect_finite(step: int, metrics: Mapping[str, float]) -> None:
+    """Holds the metrics of a learner step to numbers.
+
+    Raises:
+      Diverged: one is not finite.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise Diverged(step, name, value)

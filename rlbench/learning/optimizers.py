@@ -1,8 +1,13 @@
 """Optimizers."""
 
+from typing import Annotated
+
 import optax
+from pydantic import Field
 
 from ..types import Fraction, Natural, NonNegative, Positive
+
+Decay = Annotated[float, Field(ge=0, le=0.999999)]  # in float32, 1 - decay**updates is not 0
 
 
 def adamw(
@@ -11,8 +16,8 @@ def adamw(
     learning_rate: Positive,
     warmup: Natural,
     final: Fraction,
-    b1: Fraction,
-    b2: Fraction,
+    b1: Decay,
+    b2: Decay,
     epsilon: Positive,
     weight_decay: NonNegative,
     max_grad_norm: Positive,

@@ -1,11 +1,11 @@
 """What a network says of tokens. The convention that token t is judged by outputs at t - 1 lives here."""
 
-import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from ..devices import in_chunks
 from ..types import Array, Model, Params, Rollouts
 from .tokenizers import END
 
@@ -36,7 +36,7 @@ def token_value(critic: Model, params: Params, rollouts: Rollouts) -> Array:
 def per_token(model: Model, params: Params, rollouts: Rollouts, read: Callable[[Array, Array, Array], Array]) -> Array:
     """f32[B, T]: at t, what `read` makes of the outputs at t - 1; 0 where the mask is False.
 
-    Goes through the batch in chunks of at most model.chunk_tokens.
+    Goes through the batch in chunks of at most model.chunk_tokens a device, or of one row of each.
     """
 
     def forward(batch: tuple[Array, Array]) -> Array:
@@ -47,14 +47,7 @@ def per_token(model: Model, params: Params, rollouts: Rollouts, read: Callable[[
 
     batch = rollouts.tokens, rollouts.mask
     rows, length = rollouts.tokens.shape
-    count = chunk_count(rows, rows * length, model.chunk_tokens)
-    if count == 1:
+    parts = in_chunks(batch, rows, length, model.chunk_tokens)
+    if len(parts[0]) == 1:
         return forward(batch)
-    # Every count-th row to a chunk: rows that are spread over devices stay where they are.
-    parts = jax.tree.map(lambda x: x.reshape(rows // count, count, length).swapaxes(0, 1), batch)
     return jax.lax.map(forward, parts).swapaxes(0, 1).reshape(rows, length)
-
-
-def chunk_count(rows: int, tokens: int, most: int) -> int:
-    """Into how many equal chunks rows have to be cut for none to hold over `most` of the tokens."""
-    return next(count for count in range(min(rows, math.ceil(tokens / most)), rows + 1) if rows % count == 0)

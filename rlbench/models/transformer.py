@@ -1,18 +1,23 @@
 """A decoder-only transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import AfterValidator, Field
 
 from ..plugins import nearest
-from ..types import Array, ConfigError, Count, Model, Params, Positive, Size, Tokenizer
+from ..types import Array, AtLeastOne, ConfigError, Count, Model, Params, Size, Tokenizer, held
 from .cache import Cache, Segment, reserve, visible, write
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Weights = Literal["float32", "bfloat16"]  # in float16, gradients and an optimizer's mean squares vanish
+Arithmetic = Literal["float32", "bfloat16", "float16"]
+Temperature = Annotated[
+    float, Field(ge=1e-3, allow_inf_nan=False), AfterValidator(held)
+]  # below, log-probabilities are float32's rounding
 
 
 def transformer(
@@ -23,10 +28,10 @@ def transformer(
     heads: Count,
     kv_heads: Count,
     hidden: Count,
-    rope_base: Positive,
-    temperature: Positive,
-    param_dtype: Dtype,
-    compute_dtype: Dtype,
+    rope_base: AtLeastOne,
+    temperature: Temperature,
+    param_dtype: Weights,
+    compute_dtype: Arithmetic,
     attention: Literal["xla", "cudnn"],
     chunk_tokens: Count,
 ) -> Model:
@@ -40,8 +45,8 @@ def transformer(
       hidden: width of the feed-forward block.
       attention: implementation of full-sequence attention; "cudnn" is the fused kernel of NVIDIA
         GPUs and wants compute_dtype bfloat16 or float16.
-      chunk_tokens: tokens that one forward pass may hold at once, over all devices; larger batches go
-        through in chunks.
+      chunk_tokens: tokens that one forward pass may hold at once on a device; larger batches go through in
+        chunks.
     """
     own = {"layers": layers, "width": width, "heads": heads, "kv_heads": kv_heads, "hidden": hidden}
     if attention == "cudnn" and compute_dtype == "float32":

@@ -3,6 +3,7 @@ that an evaluation kept, summary.json and ledger.json.
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,11 @@ class Files:
         pass
 
     def log(self, row: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.write(strict_json(row) + "\n")
 
     def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
-            self._transcripts.write(json.dumps({"step": step} | row) + "\n")
+            self._transcripts.write(strict_json({"step": step} | row) + "\n")
 
     def note(self, text: str) -> None:
         pass
@@ -40,5 +41,19 @@ class Files:
 
     def _put(self, name: str, content: dict[str, Any]) -> None:
         draft = self.folder / f"{name}.part"
-        draft.write_text(json.dumps(content, indent=2) + "\n")
+        draft.write_text(strict_json(content, indent=2) + "\n")
         os.replace(draft, self.folder / name)
+
+
+def strict_json(content: Any, indent: int | None = None) -> str:
+    """As JSON that any reader takes: null stands for a number that is not finite."""
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
+
+
+def finite(content: Any) -> Any:
+    """The content, with None for every number in it that is not finite."""
+    if isinstance(content, dict):
+        return {name: finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

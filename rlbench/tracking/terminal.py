@@ -37,11 +37,11 @@ class Terminal:
     def log(self, row: dict[str, Any]) -> None:
         self.progress.start()
         if "heldout/accuracy" in row:
-            self.heldout = f"held-out {row['heldout/accuracy']:.3f}"
+            self.heldout = f"held-out {share(row['heldout/accuracy'])}"
         news = self.heldout
         if "reward" in row:
             news = (
-                f"reward {row['reward']:.3f}  accuracy {row['accuracy']:.3f}  "
+                f"reward {share(row['reward'])}  accuracy {share(row['accuracy'])}  "
                 f"{row['rollouts_per_second']:,.0f} rollouts/s  {self.heldout}"
             )
         self.progress.update(self.bar, description=row["algo"], completed=row["step"], total=row["steps"], news=news)
@@ -64,3 +64,7 @@ class Terminal:
         if ledger:
             for table in ledger_tables(ledger):
                 self.console.print(table)
+
+
+def share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -1,6 +1,7 @@
 """Judges replies: asks the task, and runs what has to be run."""
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -13,6 +14,7 @@ from ..accounting.account import Verification
 from ..contract.tasks import answers_of, gold_of, problem_of, steps_of
 from ..interrupts import Stopped
 from ..types import (
+    MOST,
     ConfigError,
     Count,
     Fraction,
@@ -46,6 +48,17 @@ class Verifying(NamedTuple):
     step_seconds: Positive  # of one step of a task
     max_failures: Fraction  # of completions, that may stay unjudged
     delay_seconds: NonNegative  # of a turn of training
+
+
+def payable(task: Task, reply: str, step: Step) -> Step:
+    """The step, if its reward is a number that can be learned from; else a failure of the task, not of the reply.
+
+    No reward is NaN or infinite, or beyond MOST, where float32 would make it so.
+    """
+    if math.isfinite(step.reward) and abs(step.reward) <= MOST:
+        return step
+    detail = f"{type(task).__name__} paid {step.reward:g} for {reply!r}"
+    return step._replace(reward=0.0, status=Status.INFRASTRUCTURE, detail=detail)
 
 
 class Verifier:
@@ -99,8 +112,8 @@ class Verifier:
         outcomes = [next(settling) if isinstance(one, Trial) else one for one in answers]
         steps_of(task, [outcome for outcome in outcomes if not isinstance(outcome, Fault)])
         steps = [
-            broken(outcome, state) if isinstance(outcome, Fault) else outcome
-            for outcome, (state, _) in zip(outcomes, said, strict=True)
+            broken(outcome, state) if isinstance(outcome, Fault) else payable(task, reply, outcome)
+            for outcome, (state, reply) in zip(outcomes, said, strict=True)
         ]
         if said and delay and (stop or threading.Event()).wait(delay):
             raise Stopped

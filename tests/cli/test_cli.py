@@ -77,7 +77,7 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     assert "heldout/pass@2" in log[-1]
     assert "accuracy" in done.stdout and algo in done.stdout, "the table"
     ledger = json.loads((folder / "ledger.json").read_text())
-    assert ledger["schema"] == 1 and ledger["compute"]["executed"]["total"] == summary["flops"] == log[-1]["flops"]
+    assert ledger["schema"] == 2 and ledger["compute"]["executed"]["total"] == summary["flops"] == log[-1]["flops"]
     for title in ("compute, FLOPs executed", "memory, bytes a device", "rollouts of ", "what it cost"):
         assert title in done.stdout
     assert log[-1]["rollouts/fate/trained"] + log[-1]["rollouts/fate/zero advantage"] == 48

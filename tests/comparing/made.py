@@ -36,6 +36,7 @@ def ledger() -> dict[str, Any]:
         },
         "memory": {
             "components": {"policy": network},
+            "sampling_network": "policy",
             "kv_cache": 500_000,
             "rollout_buffers": 100_000,
             "temporaries": {"update": 3_000_000},

@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
 from rlbench.acting.generate import Sampling, chooser, first_reply
-from rlbench.acting.rollout import shapes
+from rlbench.contract.algorithms import shapes
 from rlbench.devices import Devices, Program
 from rlbench.learning.learner import Learner, Spending
 from rlbench.learning.optimizers import adamw
@@ -75,7 +75,7 @@ class TestLowering:
 
         params = jax.eval_shape(model.init, jax.random.key(0))
         prompt, length = jnp.zeros((2, 3), jnp.int32), jnp.ones(2, jnp.int32)
-        self.lower(sample, params, prompt, length, jnp.zeros(4, jnp.uint32), jnp.zeros(4, bool), platform=platform)
+        self.lower(sample, params, prompt, length, jnp.zeros((4, 2), jnp.uint32), jnp.zeros(4, bool), platform=platform)
 
     @pytest.mark.parametrize("name", ALGORITHMS)
     def test_score_and_update(self, platform, name):

@@ -48,6 +48,17 @@ class TestGroups:
         for advantage in (group_zscore(rollouts, 1e-6), leave_one_out(rollouts), group_likelihood(rollouts)):
             assert (advantage == 0).all()
 
+    @pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+    @pytest.mark.parametrize("rewards", [(0.0, 0.0), (1e30, 1e30), (0.0,)])
+    def test_equal_rewards_teach_nothing_whatever_is_added_to_their_deviation(self, rewards, epsilon):
+        assert (group_zscore(rollouts_of(last(*rewards)), epsilon) == 0).all()
+
+    @pytest.mark.parametrize("scale", [1e-25, 1e-6, 1.0, 3.0, 1e20, 1e30])
+    def test_a_deviation_has_no_scale(self, scale):
+        """Squares of 1e20 are beyond float32, those of 1e-25 vanish in it."""
+        plain, scaled = (group_zscore(rollouts_of(last(x, 0, 0, x)), 0.0) for x in (1.0, scale))
+        np.testing.assert_allclose(scaled, plain, rtol=1e-6)
+
     def test_groups_keep_apart(self):
         rollouts = rollouts_of(last(1, 5, 0, 9), group=[2, 0, 2, 0])
         np.testing.assert_allclose(group_centred(rollouts)[0], [0.5, -2, -0.5, 2])
@@ -150,3 +161,10 @@ def test_k1_and_k2_by_hand():
 def test_k3_is_unbiased_for_the_divergence():
     p, q = jax.nn.log_softmax(jnp.array([[0.0, 1, 2], [0.5, 0, -1]]))
     np.testing.assert_allclose((jnp.exp(p) * k3(p, q)).sum(), (jnp.exp(p) * (p - q)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [10.0, 1e20, 1e30])
+def test_whitening_has_no_scale(scale):
+    numbers = np.array([[1.0, 2.0], [4.0, 8.0]], np.float32)
+    plain, scaled = (np.asarray(whiten(x, rollouts_of(numbers))) for x in (10 * numbers, scale * numbers))
+    np.testing.assert_allclose(scaled, plain, rtol=1e-6)

@@ -11,8 +11,19 @@ from rlbench.accounting.memory import tree_bytes
 from rlbench.accounting.peaks import Impossible, Peak
 from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
-from rlbench.types import Status, Step
+from rlbench.learning.objectives import token_mean
+from rlbench.models.likelihood import token_logp
+from rlbench.types import Diverged, Status, Step
 from tests.fakes import DEMO, SHELF, as_numpy
+
+
+def refused(constant: str):
+    raise ValueError(f"{constant} is no JSON")
+
+
+def rows_of(folder) -> list[dict]:
+    """metrics.jsonl, by a reader that takes no NaN."""
+    return [json.loads(line, parse_constant=refused) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def ledger_of(plan, folder) -> dict:
@@ -173,7 +184,9 @@ def test_four_devices_execute_what_one_does(plan_of, tmp_path):
         ledger_of(plan_of("grpo", "batch.rollouts=32", devices=devices), tmp_path)["compute"]["executed"]["by_phase"]
         for devices in (1, 4)
     )
-    # Microbatches differ, and with them what is added up.
+    # Each updates all parameters, and adds up gradients of all of them.
+    assert four.pop("optimizer") == pytest.approx(4 * one.pop("optimizer"), rel=0.02)
+    assert 1 < four.pop("warm start") / one.pop("warm start") < 1.5
     assert {name: four[name] for name in one} == pytest.approx(one, rel=0.02)
 
 
@@ -250,3 +263,95 @@ def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
     fates = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]["by_fate"]
     assert fates["stale"] in (16, 32), "the batch at hand, and one more if the actor was done with it"
     assert sum(fates.values()) - fates["stale"] == 16
+    assert json.loads((tmp_path / "summary.json").read_text())["rollouts"] == sum(fates.values())
+    for row in rows_of(tmp_path):
+        settled = sum(count for name, count in row.items() if name.startswith("rollouts/fate/"))
+        assert row["rollouts"] - settled in (0, 16, 32), "in flight"
+
+
+class Unpayable(Slow):
+    """Pays NaN, infinity, more than float32 holds, and a reward, in turn; on held-out problems always NaN."""
+
+    calls = 0
+
+    def step(self, state, reply):
+        split, _ = state
+        self.calls += split == "train"
+        paid = (float("nan"), float("inf"), 1e300, 1.0)[self.calls % 4] if split == "train" else float("nan")
+        return Step(state, None, paid, Status.PASSED)
+
+
+def test_a_reward_that_is_no_number_is_the_tasks_failure(plan_of, tmp_path, caplog):
+    """Where nothing could be judged, accuracy is unknown: null, and warned of."""
+    plan = plan_of("grpo", "warm_start.steps=0")
+    summary = run(plan._replace(task=Unpayable(plan.task, 0.0)), tmp_path)
+    log = rows_of(tmp_path)
+    assert [row["infrastructure_failures"] for row in log[1:]] == [12] * 3
+    assert [row["reward"] for row in log[1:]] == [1.0] * 3
+    assert log[0]["heldout/accuracy"] is log[0]["heldout/pass@1"] is summary["accuracy_after"] is None
+    assert summary["status"] == "finished" and summary["accuracy_before"] is None
+    assert "held-out accuracy at step 0 is unknown: no reply could be judged" in caplog.messages
+    kept = [json.loads(line) for line in (tmp_path / "transcripts.jsonl").read_text().splitlines()]
+    assert {row["status"] for row in kept} == {"infrastructure"}
+    assert all(row["detail"] == f"Unpayable paid nan for {row['replies'][-1]!r}" for row in kept)
+    show_tables([tmp_path])
+
+
+def test_a_step_that_diverged_is_in_the_ledger(plan_of, tmp_path):
+    plan = plan_of("grpo")
+
+    def loss(trainable, frozen, rollouts, scores):
+        logp = token_logp(plan.model, trainable["policy"], rollouts)
+        return token_mean(logp / 0.0, rollouts, {})
+
+    with pytest.raises(Diverged):
+        run(plan._replace(algorithm=plan.algorithm._replace(loss=loss)), tmp_path)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    fates = ledger["rollouts"]["by_fate"]
+    assert fates["trained"] + fates["zero advantage"] == 16 and fates["stale"] == 0
+    assert ledger["compute"]["executed"]["by_phase"]["train backward"] > 0
+    assert json.loads((tmp_path / "summary.json").read_text())["learner_steps"] == 0
+
+
+def test_the_network_that_samples_has_any_name(plan_of, tmp_path):
+    """The ledger of one that is called "actor" is that of the policy, under its name."""
+
+    def under(name, tree):
+        return {{"policy": name}.get(key, key): value for key, value in tree.items()}
+
+    plan = plan_of("grpo")
+    base = plan.algorithm
+    renamed = base._replace(
+        init=lambda key, policy: (lambda own, frozen: (under("actor", own), frozen))(*base.init(key, policy)),
+        score=lambda own, frozen, *rest: base.score({"policy": own["actor"]}, frozen, *rest),
+        loss=lambda own, frozen, *rest: base.loss({"policy": own["actor"]}, frozen, *rest),
+        acting=lambda own, frozen: own["actor"],
+    )
+    usual, other = (
+        ledger_of(plan._replace(algorithm=algorithm), folder)
+        for algorithm, folder in ((base, made(tmp_path / "usual")), (renamed, made(tmp_path / "other")))
+    )
+    assert other["compute"]["executed"]["by_component"] == under("actor", usual["compute"]["executed"]["by_component"])
+    assert other["compute"]["useful"]["by_component"] == under("actor", usual["compute"]["useful"]["by_component"])
+    assert other["memory"]["price"] == usual["memory"]["price"]
+    assert (usual["memory"]["sampling_network"], other["memory"]["sampling_network"]) == ("policy", "actor")
+
+
+def test_a_mixture_that_acting_computes_is_a_network_by_itself(plan_of, tmp_path):
+    plan = plan_of("grpo")
+
+    def acting(trainable, frozen):
+        return jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, frozen["reference"], trainable["policy"])
+
+    ledger = ledger_of(plan._replace(algorithm=plan.algorithm._replace(acting=acting)), tmp_path)
+    memory, compute = ledger["memory"], ledger["compute"]
+    assert memory["sampling_network"] == "acting"
+    assert memory["components"]["acting"] == {"parameters": memory["components"]["reference"]["parameters"]}
+    assert set(memory["price"]) == {"policy", "reference"}
+    assert set(compute["executed"]["cells"]["decode"]) <= {"acting", "shared"}
+    assert compute["useful"]["by_phase"]["decode"] > 0
+
+
+def made(folder):
+    folder.mkdir()
+    return folder

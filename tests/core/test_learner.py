@@ -6,9 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlbench.devices import Devices
+from rlbench.devices import Devices, chunk_count
 from rlbench.learning.learner import Learner, Spending
-from rlbench.models.likelihood import chunk_count
 from rlbench.plugins import build
 from rlbench.testing import algorithm_case
 from tests.fakes import as_numpy, small_model

@@ -11,12 +11,12 @@ from tests.comparing import made
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run: 10 FLOPs a step for learning; 5 were the warm start's, 100 are each evaluation's."""
+    """A run: 10 FLOPs a step for learning; 5 were the warm start's, 100 are each evaluation's. One could not judge."""
     rows = [
         {"step": step, "flops": 5 + 10 * step + 100 * (step // 2 + 1), "rollouts": 8 * step, "wall_seconds": 2.0 * step}
         | {"verification/cpu_seconds": 0.0}
         | {"flops/phase/warm start": 5, "flops/phase/evaluation": 100 * (step // 2 + 1)}
-        | ({"heldout/accuracy": accuracy} if accuracy is not None else {})
+        | ({} if step == 3 else {"heldout/accuracy": accuracy})
         for step, accuracy in enumerate([0.2, None, 0.6, None, 0.7])
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -7,6 +7,7 @@ import numpy as np
 
 from rlbench.acting.demonstrate import demonstrate
 from rlbench.models.tokenizers import END, PAD
+from rlbench.randomness import words
 from rlbench.types import Status, Step
 from tests.fakes import LETTERS, VERIFIER, Copy, TwoTurns, actor_of, problems_of, rough, small_model, space_of
 
@@ -119,6 +120,17 @@ def test_randomness_is_of_the_rollouts_id_not_of_its_place(devices):
     assert len({t.replies for t in whole.transcripts}) > 4
 
 
+def test_rollouts_beyond_a_words_end_are_no_others(devices):
+    """Ids from 2^32 - 4 on: the last four say nothing that ids from 0 said."""
+    late = play(TwoTurns(), devices, problems=8, group=1, first_id=(1 << 32) - 4)
+    early, before = (
+        play(TwoTurns(), devices, problems=8, group=1),
+        play(TwoTurns(), devices, problems=8, group=1, first_id=(1 << 32) - 8),
+    )
+    assert [t.replies for t in late.transcripts[:4]] == [t.replies for t in before.transcripts[4:]]
+    assert [t.replies for t in late.transcripts[4:]] != [t.replies for t in early.transcripts[:4]]
+
+
 def test_four_devices_say_what_one_says(devices):
     from rlbench.devices import Devices
 
@@ -147,7 +159,7 @@ def test_sampling_stops_when_every_row_is_done(devices):
         return outputs.at[:, END].set(1e4), cache
 
     prompt, length = np.full((2, 3), 2, np.int32), np.array([3, 2], np.int32)
-    choose = chooser(jax.random.key(0), np.arange(4, dtype=np.uint32), np.zeros(4, bool))
+    choose = chooser(jax.random.key(0), words(0, 4), np.zeros(4, bool))
     for model, passes in ((MODEL._replace(extend=outputs_ending), 0), (MODEL._replace(emits=np.arange(6) > 1), 4)):
         reply, _ = first_reply(model, params(), prompt, length, choose, Sampling(), 5, 4)
         assert reply.steps == passes
@@ -157,7 +169,7 @@ def test_a_prompt_is_prefilled_once_a_problem_and_shared():
     """The cache of the prompts has a row a problem, that of the replies a row a rollout."""
     from rlbench.acting.generate import Sampling, chooser, first_reply
 
-    choose = chooser(jax.random.key(0), np.arange(8, dtype=np.uint32), np.zeros(8, bool))
+    choose = chooser(jax.random.key(0), words(0, 8), np.zeros(8, bool))
     prompt, length = np.full((2, 3), 2, np.int32), np.array([3, 2], np.int32)
     _, cache = first_reply(MODEL, params(), prompt, length, choose, Sampling(), 5, 4)
     assert [segment.keys[0].shape[:2] for segment in cache.segments] == [(2, 3), (8, 4)]

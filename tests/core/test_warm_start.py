@@ -10,7 +10,9 @@ import pytest
 
 from rlbench.learning.imitation import imitation
 from rlbench.learning.learner import Learner, Spending
-from rlbench.warm_start import Cost, WarmStart, cached, fingerprint, warm_start
+from rlbench.types import Status
+from rlbench.warm_start import Cost, WarmStart, warm_start
+from rlbench.warm_start_cache import cached, fingerprint
 from tests.fakes import Copy, actor_of, small_model
 
 LIKE = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
@@ -76,3 +78,41 @@ def test_a_file_that_a_task_reads_is_content(plan_of, tmp_path):
         plan.verifier.close()
         contents.append(fingerprint(plan.warm_start_content, plan.sources))
     assert contents[0] != contents[1]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-7], lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda _: b""]
+)
+def test_a_damaged_file_is_made_again(tmp_path, caplog, damage):
+    calls: list = []
+    cached(tmp_path, {}, [], LIKE, make(1.0, calls))
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(damage(file.read_bytes()))
+    again, _ = cached(tmp_path, {}, [], LIKE, make(2.0, calls))
+    assert again["w"][0] == 2 and calls == [1.0, 2.0]
+    assert caplog.messages == [f"the warm start in {file} is damaged: it is made again"]
+    kept, _ = cached(tmp_path, {}, [], LIKE, make(3.0, calls))
+    assert kept["w"][0] == 2 and calls == [1.0, 2.0]
+
+
+def test_what_decides_rounding_is_content(monkeypatch):
+    prints = [fingerprint({}, [])]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX")
+    prints.append(fingerprint({}, []))
+    monkeypatch.setattr("rlbench.warm_start_cache.processor", lambda: ["another"])
+    prints.append(fingerprint({}, []))
+    assert len(set(prints)) == 3
+
+
+def test_accuracy_that_nobody_could_judge_stops_no_warm_start(devices, caplog):
+    class Broken(Copy):
+        def step(self, state, reply):
+            return super().step(state, reply)._replace(status=Status.INFRASTRUCTURE, reward=0.0)
+
+    model = small_model()
+    learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
+    settings = WarmStart(steps=4, rollouts=12, accuracy=0.0, problems=24, check_every=2, seed=0)
+    seen = []
+    _, cost = warm_start(settings, model, learner, actor_of(model, Broken(), devices), lambda *note: seen.append(note))
+    assert seen == [(2, None), (4, None)] and cost.steps == 4
+    assert caplog.messages == ["accuracy after the warm start is unknown: no reply could be judged"]

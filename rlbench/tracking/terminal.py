@@ -64,6 +64,8 @@ class Terminal:
         if ledger:
             for table in ledger_tables(ledger):
                 self.console.print(table)
+        if summary and summary.get("sandbox"):
+            self.console.print(f"programs ran in the sandbox {summary['sandbox']}", soft_wrap=True)
 
 
 def share(value: float | None) -> str:

@@ -15,7 +15,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 # ---- seccomp
 
-ALLOW, KILL, DENY = 0x7FFF0000, 0x80000000, 0x00050000 | 1  # DENY answers EPERM
+ALLOW, KILL = 0x7FFF0000, 0x80000000
+DENY, PRETEND = 0x00050000 | 1, 0x00050000  # answer EPERM, and success
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 X32 = 0x40000000  # numbers from here on are the x32 interface of x86_64
 
@@ -43,7 +44,7 @@ NUMBERS = {
     },
 }  # fmt: skip
 
-PROT_EXEC = 4
+PROT_EXEC, SIGKILL = 4, 9
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of classic BPF
 
 
@@ -52,7 +53,7 @@ def allowlist(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
 
     Args:
       machine: as platform.machine() names it.
-      pid: the only process that may be signalled.
+      pid: the only process that may be signalled, though not with SIGKILL.
 
     Raises:
       KeyError: no filter is known for the machine.
@@ -71,7 +72,11 @@ def allowlist(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
         (RETURN, 0, 0, KILL),
     ]
     deny, allow = (RETURN, 0, 0, DENY), (RETURN, 0, 0, ALLOW)
-    ourselves = [argument(0), (EQUAL, 1, 0, pid), deny, allow]
+    # Who dies of SIGKILL was killed by somebody else: a program cannot look as if.
+    kill, tgkill = (
+        [argument(0), (EQUAL, 1, 0, pid), deny, argument(signal), (EQUAL, 0, 1, SIGKILL), deny, allow]
+        for signal in (1, 2)
+    )
     executable = [argument(2), (ANY_BIT, 0, 1, PROT_EXEC), deny, allow]
     # A look at one's own limits: pid 0, and no new limit, whose pointer has two halves.
     limits = [argument(0), (EQUAL, 1, 0, 0), deny, argument(2), (EQUAL, 1, 0, 0), deny]
@@ -79,7 +84,8 @@ def allowlist(machine: str, pid: int) -> list[tuple[int, int, int, int]]:
     clocks = [argument(0), (AT_LEAST, 0, 1, 16), deny, allow]  # numbers from there on are other processes' clocks
     conditions = {
         "clock_gettime": clocks, "clock_getres": clocks, "clock_nanosleep": clocks,
-        "mmap": executable, "mprotect": executable, "prlimit64": limits, "kill": ourselves, "tgkill": ourselves
+        "mmap": executable, "mprotect": executable, "prlimit64": limits, "kill": kill, "tgkill": tgkill,
+        "sched_yield": [(RETURN, 0, 0, PRETEND)],  # or a program could look as if others kept it from running
     }  # fmt: skip
     for name, body in conditions.items():
         program += [(EQUAL, 0, len(body), numbers.pop(name)), *body]

@@ -9,6 +9,7 @@ Whatever a program kills, its interpreter or the child that reads its answers, i
 import builtins
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib.util
 import json
@@ -16,7 +17,6 @@ import keyword
 import os
 import re
 import resource
-import select
 import signal
 import sys
 import threading
@@ -33,8 +33,9 @@ zygote = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(zygote)
 codec, say = zygote.codec, zygote.say
 
-CPU, WALL, UNSUPPORTED = 3, 4, 5  # what a child's exit says
-STOPS = {CPU: "cpu", WALL: "wall", UNSUPPORTED: "unsupported"}
+UNSUPPORTED, KILLED = "unsupported", "killed"
+STOPS = {3: "cpu", 4: "wall", 5: "starved", 6: UNSUPPORTED, 7: KILLED}  # what a child's exit says
+EXITS: dict[str | None, int] = {stop: code for code, stop in STOPS.items()}
 GRACE = 2.0  # seconds beyond a deadline in which the child has to have kept it
 ENDING = threading.Lock()  # whoever of a child's threads has it says how the child ends
 OVERHEAD = 1 << 30  # bytes of address space that an interpreter and a child have besides
@@ -84,10 +85,11 @@ __answer__ = __make()
 # ---- in the child
 
 
-def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty) -> NoReturn:
+def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty, waiting: int) -> NoReturn:
     """Has an interpreter run a program, keeps its deadlines, and says what it answers."""
-    exit_code = 0
+    stop = None
     try:
+        os.setpgid(0, 0)  # or who ends the process that waits would end this one, which alone can end the interpreter
         os.dup2(result, 3, inheritable=False)
         os.dup2(0, 2)  # the interpreter's last words
         limit(limits["memory_bytes"])
@@ -95,7 +97,7 @@ def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty)
         inputs = [[codec.decode(tree) for tree in arguments] for arguments in task["inputs"]]
         allowed: Any = {"max_memory": limits["memory_bytes"], "max_suspensions": 100_000}
         # If this child dies, nobody else stops the interpreter.
-        allowed["max_feed_duration_secs"] = limits["wall_seconds"] + GRACE
+        allowed["max_feed_duration_secs"] = limits["patience_seconds"] + GRACE
         session = pool.checkout(
             limits=allowed, assert_message_annotations=False, os_policy={"sleep_system_max": float("inf")}
         )
@@ -103,13 +105,13 @@ def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty)
             assert session.worker_pid
             feed(session, PRELUDE, inputs={"__arguments__": inputs})
             say(ready=True)
-            threading.Thread(target=watch, args=(session.worker_pid, limits), daemon=True).start()
-            exit_code = perform(session, task, len(inputs))
+            threading.Thread(target=watch, args=(session.worker_pid, limits, waiting), daemon=True).start()
+            stop = perform(session, task, len(inputs))
     except BaseException as error:
         say(broken=f"{type(error).__name__}: {error}")
     finally:
         ENDING.acquire()  # unless the time is over
-        os._exit(exit_code)
+        os._exit(EXITS.get(stop, 0))
 
 
 def limit(memory_bytes: int) -> None:
@@ -124,28 +126,31 @@ def limit(memory_bytes: int) -> None:
             resource.setrlimit(kind, (value, value))
 
 
-def watch(interpreter: int, limits: dict) -> None:
-    """Ends both when their time is over, whatever they are doing."""
-    end, process = time.monotonic() + limits["wall_seconds"], None
-    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+def watch(interpreter: int, limits: dict, waiting: int) -> None:
+    """Ends both when their time is over, or nobody waits for them any more, whatever they are doing."""
+    deadlines, process = zygote.Deadlines(limits), None
+    with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
         while True:
             time.sleep(0.01)
             process = process or psutil.Process(interpreter)  # most programs are done by now
-            late = time.process_time() + sum(process.cpu_times()[:2]) > limits["cpu_seconds"]
-            if late or time.monotonic() > end:
+            used = time.process_time() + sum(process.cpu_times()[:2])
+            own = Path(f"/proc/{os.getpid()}")  # its first thread, not this one
+            over = deadlines.over([used], [own, *Path(f"/proc/{interpreter}/task").glob("*")])
+            if over or os.getppid() != waiting:
                 ENDING.acquire()
-                os.kill(interpreter, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(interpreter, signal.SIGKILL)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(interpreter, 0)  # so that its time counts
-                os._exit(CPU if late else WALL)
+                os._exit(EXITS.get(over, 0))
 
 
 def feed(session: pydantic_monty.MontySession, text: str, inputs: dict[str, Any] | None = None) -> Any:
     return session.feed_run(text, inputs=inputs, print_callback=lambda stream, text: None)
 
 
-def perform(session: pydantic_monty.MontySession, task: dict, count: int) -> int:
-    """Says what the program's function returns for every input. Returns how the child has to exit."""
+def perform(session: pydantic_monty.MontySession, task: dict, count: int) -> str | None:
+    """Says what the program's function returns for every input. Returns what stopped it, if that is to be told."""
     source, entry = task["source"].removeprefix("\ufeff"), task["entry_point"]
     try:
         if not entry.isidentifier() or keyword.iskeyword(entry):
@@ -161,18 +166,19 @@ def perform(session: pydantic_monty.MontySession, task: dict, count: int) -> int
         say(end=count)
     except pydantic_monty.MontyCrashedError as error:
         say(error=f"the interpreter died: {error}")
+        return KILLED if "SIGKILL" in str(error) and not error.timed_out else None  # a program can't send it
     except pydantic_monty.MontyError as error:
         raised = error.exception()
         if isinstance(raised, MemoryError):
             say(memory=True)
         else:
             say(error=f"{type(raised).__name__}: {raised}"[:500])
-            return UNSUPPORTED if unsupported(raised) else 0
+            return UNSUPPORTED if unsupported(raised) else None
     except MemoryError:
         say(memory=True)
     except Exception as error:  # an answer that is none
         say(error=f"{type(error).__name__}: {error}"[:500])
-    return 0
+    return None
 
 
 SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]|\\U0000[dD][89a-fA-F]")  # it would silently be another
@@ -196,41 +202,46 @@ def unsupported(raised: BaseException) -> bool:
 
 
 def run(limits: dict, requests: int, responses: int, pool: pydantic_monty.Monty) -> None:
-    """Forks a child for the next program, keeps a deadline in case that it cannot, and reports."""
+    """Forks a child for the next program, keeps deadlines in case that it cannot, and reports."""
     began, own = time.monotonic(), time.process_time()
+    last = limits["patience_seconds"] + GRACE
+    late = {"cpu_seconds": limits["cpu_seconds"] + GRACE, "wall_seconds": last, "patience_seconds": last}
     request = zygote.read_frame(requests) or b""
     reading, writing = os.pipe()
-    pid = os.fork()
+    waiting, pid = os.getpid(), os.fork()
     if pid == 0:
-        child(limits, request, writing, pool)
+        child(limits, request, writing, pool, waiting)
     os.close(writing)
-    said, stopped = hear(reading, limits["output_bytes"], began + limits["wall_seconds"] + GRACE)
+    deadlines = zygote.Deadlines(late)
+
+    def over() -> str | None:
+        """What a program makes a child do that holds it up is the program's doing."""
+        return deadlines.over([zygote.cpu_seconds_of(pid)], []) and "wall"
+
+    stopped = zygote.follow(reading, requests, responses, over, pass_on)
     os.close(reading)
-    status, usage = zygote.reap(pid, patient=not stopped)
-    exit_code = os.waitstatus_to_exitcode(status)
-    outcome = {
-        "stopped": stopped or STOPS.get(exit_code),
-        "signal": max(-exit_code, 0),
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,  # with the interpreter's, for which the child waited
-        "wall_seconds": time.monotonic() - began,
-        "around_seconds": time.process_time() - own,
-    }
-    zygote.write_frames(responses, *([said] if said else []), b"", json.dumps(outcome).encode())
+    process = zygote.reap(pid, limits, patient=not stopped)  # its time is with the interpreter's, for which it waited
+    if process["exit"] < 0:
+        end_interpreters()  # nobody else stops them any more
+    stopped = stopped or STOPS.get(process["exit"])
+    process["outside"] |= stopped == KILLED
+    zygote.report(responses, began, time.process_time() - own, stopped=stopped, program=process, judge=None)
 
 
-def hear(pipe: int, most: int, end: float) -> tuple[bytes, str | None]:
-    """What a child says until it closes its pipe, and what stopped it instead."""
-    ears = select.poll()
-    ears.register(pipe, select.POLLIN)
-    said = bytearray()
-    while ears.poll(1000 * max(end - time.monotonic(), 0.0)):
-        part = os.read(pipe, 1 << 16)
-        said += part
-        if not part:
-            return bytes(said), None
-        if len(said) > most:
-            return bytes(said), "output"
-    return bytes(said), "wall"
+def end_interpreters() -> None:
+    """Ends what is in the session of this process besides it, if it leads one, as it does outside of bubblewrap."""
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if pid != os.getpid() and os.getsid(pid) == os.getpid():
+                os.kill(pid, signal.SIGKILL)
+
+
+def pass_on(pipe: int, responses: int) -> int:
+    """Passes on some of what a child says, as a frame."""
+    part = os.read(pipe, 1 << 16)
+    if part:
+        zygote.write_frames(responses, part)
+    return len(part)
 
 
 def main() -> None:
@@ -245,12 +256,10 @@ def main() -> None:
     pool = pydantic_monty.Monty(min_processes=1, max_processes=1)  # starts nothing before a child enters it
     with contextlib.suppress(ImportError):  # where it is installed every child would load it
         importlib.import_module("opentelemetry.context").get_current()
-    zygote.write_frames(responses, json.dumps({"monty": pydantic_monty.__version__}).encode())
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(BrokenPipeError):  # the host is gone
-        while (limits := zygote.read_frame(requests)) is not None:
-            run(json.loads(limits), requests, responses, pool)
+    greeting = {"monty": pydantic_monty.__version__}
+    zygote.serve(requests, responses, greeting, functools.partial(run, pool=pool))
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ..types import Program, Status, Verdict
 from .codec import Unencodable
-from .sandbox import FORK, Limits, Sandbox, Worker, WorkerDied, expected_of, request_of
+from .sandbox import FORK, InfrastructureError, Limits, Sandbox, Worker, expected_of, request_of
 
 
 class Pool:
     """Verifies programs on as many workers as there are cores, unless told otherwise.
-
-    A worker that died is replaced and the program tried once more; then its verdict is "infrastructure".
 
     Args:
       queue: programs that may wait for a worker; who submits more waits himself.
@@ -31,6 +29,8 @@ class Pool:
         self._room = threading.BoundedSemaphore(queue)
         self._mine = threading.local()
         self._workers: list[Worker] = []
+        self._closing = threading.Lock()
+        self._closed = False
         self._make = lambda: Worker(limits, sandbox)
 
     def submit(self, program: Program) -> Future[Verdict]:
@@ -64,8 +64,13 @@ class Pool:
         ]
 
     def close(self) -> None:
-        """Ends all workers."""
-        self._threads.shutdown(cancel_futures=True)
+        """Ends all workers at once. Programs that wait or run are cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._closing:
+            self._closed = True
+        for worker in self._workers:
+            worker.end()
+        self._threads.shutdown()
         for worker in self._workers:
             worker.close()
 
@@ -78,17 +83,24 @@ class Pool:
     def _verify(self, program: Program, submitted: float) -> Verdict:
         waited = time.monotonic() - submitted
         if not hasattr(self._mine, "worker"):
-            self._mine.worker = self._make()
-            self._workers.append(self._mine.worker)
-        error: Exception | None = None
-        for _ in range(2):
-            try:
-                return self._mine.worker.verify(program)._replace(queue_seconds=waited)
-            except WorkerDied as died:
-                error = died
-            except Unencodable as wrong:
-                return Verdict(Status.INFRASTRUCTURE, detail=f"its tests cannot be told: {wrong}")
-        return Verdict(Status.INFRASTRUCTURE, detail=f"the worker died twice: {error}", queue_seconds=waited)
+            with self._closing:
+                if self._closed:
+                    raise CancelledError
+                self._mine.worker = self._make()
+                self._workers.append(self._mine.worker)
+        return tried(self._mine.worker, program)._replace(queue_seconds=waited)
+
+
+def tried(worker: Worker, program: Program) -> Verdict:
+    """A verdict: of a second try where the first was disturbed; "infrastructure" where that was disturbed, too."""
+    for _ in range(2):
+        try:
+            return worker.verify(program)
+        except InfrastructureError as error:
+            failed = Verdict(error.again, detail=f"tried twice: {error}")
+        except Unencodable as wrong:
+            return Verdict(Status.INFRASTRUCTURE, detail=f"its tests cannot be told: {wrong}")
+    return failed
 
 
 def identity(program: Program) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ..types import Call, ConfigError, Program, Status
-from .pool import alone
-from .sandbox import FORK, Limits, Sandbox, WorkerDied
+from .pool import alone, tried
+from .sandbox import FORK, Limits, Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def choose(backend: Backend) -> Sandbox:
             found = holes(Sandbox(candidate))
         if not found:
             sandbox = Sandbox(candidate, wrapper, "; ".join([about, *failed]))
-            log.info("sandbox: %s, %s", sandbox.backend, sandbox.why)
+            log.log(logging.WARNING if failed else logging.INFO, "sandbox: %s, %s", sandbox.backend, sandbox.why)
             return sandbox
         failed.append(f"{candidate} is not safe here ({'; '.join(found)}) and wants {WANTS[candidate]}")
     raise ConfigError("backend", backend, f"{'; '.join(failed)}; or backend=unsafe")
@@ -99,14 +99,16 @@ def holes(sandbox: Sandbox = FORK) -> list[str]:
         return ["pydantic-monty is not installed"]
     limits = Limits(cpu_seconds=2.0, wall_seconds=10.0)
     with alone(limits, sandbox) as worker:
-        try:
-            honest = worker.verify(HONEST)
-            if honest.status != Status.PASSED:
-                return [f"an honest program: {honest.status}, {honest.detail}"]
-            got = (Call((), True),)
-            verdicts = {name: worker.verify(Program(source, "f", got)) for name, source in ATTACKS.items()}
-        except WorkerDied as error:
-            return [f"the worker does not start: {error}"]
+        honest = tried(worker, HONEST)
+        if honest.status != Status.PASSED:
+            return [f"an honest program: {honest.status}, {honest.detail}"]
+        got = (Call((), True),)
+        verdicts = {name: tried(worker, Program(source, "f", got)) for name, source in ATTACKS.items()}
         if not worker.greeting.get("landlock", True):
             log.info("sandbox: the kernel has no Landlock; files are kept away by seccomp alone")
-    return [f"a program that {name} gets through" for name, v in verdicts.items() if v.status == Status.PASSED]
+    unknown = [
+        f"a program that {name}: {v.detail}" for name, v in verdicts.items() if v.status == Status.INFRASTRUCTURE
+    ]
+    return unknown + [
+        f"a program that {name} gets through" for name, v in verdicts.items() if v.status == Status.PASSED
+    ]

@@ -3,11 +3,13 @@
 Standard library only, one thread, and nothing of rlbench's but the two files beside this one. For each
 program on its standard input it forks a child that reads and runs it, and keeps the child's deadlines. The
 zygote itself holds nothing of any program, or the next one could find it: neither the source nor the
-answers, which the kernel passes on to standard output. What they say is the host's business.
+answers, which the kernel passes on to standard output. What they say is the host's business. When the host is
+gone, however it ended, so are the zygote and its children.
 
 Frames: eight bytes of length, then so many bytes. A request is a frame of limits, one of the program, and
 perhaps one of a check, all JSON; a response is frames of what the child wrote, an empty one, and one of what
-became of it. A check runs in a second child, which asks the first and does the writing.
+became of it. A check runs in a second child, which asks the first and does the writing. An empty frame from the
+host stops a program that has said enough: how much that is depends on the right answer, and is told to nobody here.
 """
 
 import codecs
@@ -22,6 +24,7 @@ import io
 import json
 import os
 import pkgutil
+import resource
 import select
 import signal
 import struct
@@ -29,7 +32,7 @@ import sys
 import termios
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,9 +61,11 @@ codec, confine = beside("codec"), beside("confine")
 
 
 def read_frame(descriptor: int) -> bytes | None:
-    """None at the end of input."""
+    """None at the end of input, also if it comes too early."""
     head = read_all(descriptor, 8)
-    return read_all(descriptor, struct.unpack(">Q", head)[0]) if len(head) == 8 else None
+    size = struct.unpack(">Q", head)[0] if len(head) == 8 else 0
+    frame = read_all(descriptor, size)
+    return frame if len(head) == 8 and len(frame) == size else None
 
 
 def read_all(descriptor: int, count: int) -> bytes:
@@ -160,6 +165,7 @@ def examine(request: dict, limits: dict) -> None:
     away with a verdict.
     """
     asked, answers = 0, io.BufferedReader(io.FileIO(5))
+    most = max(limits["output_bytes"], 4 * len(request["check"]))  # a right answer may be spelt out in it
 
     def conclude(status: str, detail: str = "", **more: Any) -> NoReturn:
         say(status=status, detail=detail[:500], **more)
@@ -171,9 +177,9 @@ def examine(request: dict, limits: dict) -> None:
 
     def heard() -> dict:
         """The program's next line."""
-        line = answers.readline(limits["output_bytes"] + 1)
-        if len(line) > limits["output_bytes"]:
-            conclude("error", f"more than {limits['output_bytes']:,} bytes in an answer")
+        line = answers.readline(most + 1)
+        if len(line) > most:
+            conclude("error", f"more than {most:,} bytes in an answer")
         if not line.endswith(b"\n"):
             conclude("error", "it ended before the check did", ended=True)
         said = codec.read(line)
@@ -202,7 +208,8 @@ def examine(request: dict, limits: dict) -> None:
             conclude("error", str(error))
 
     if (first := codec.read(answers.readline(1000))) != {"ready": True}:
-        conclude("infrastructure", first.get("broken", "the program's process ended"))
+        say(broken=first.get("broken", "the program's process ended"))
+        os._exit(0)
     try:
         check = load(request["check"], "check")
     except BaseException as error:
@@ -226,48 +233,93 @@ def say(**line) -> None:
 # ---- in the zygote
 
 
-def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
-    """Forks a child that reads the next program and runs it; keeps its deadlines, and reports.
+STEP = 1.0  # seconds; more between two looks at a program do not count, since this process did not run either
+SWITCHES = 100  # more often than this a program gives up its processor by itself
 
-    What the child writes is passed on by the kernel, in frames, the last of which is empty: this process
-    holds nothing of any program, or the next child could find it.
+
+class Deadlines:
+    """Deadlines of a program's processes: of processor time, and of a clock that others' load does not move.
+
+    A process that waits for a processor waits for nothing that it did. It is given `patience_seconds` then. A program
+    that lets others run, again and again, waits because it wants to: then it is out of time, and never "starved".
     """
-    began, own = time.monotonic(), time.process_time()
-    reading, children = start(limits, requests, chains)
-    size, stopped, ended = 0, None, False
-    ears = select.poll()
-    ears.register(reading, select.POLLIN)
-    while not (stopped or ended):
-        if ears.poll(10):
-            there = waiting(reading)
-            ended, size = not there, size + there
-            if there:
-                write_all(responses, struct.pack(">Q", there))
-                while there:
-                    there -= os.splice(reading, responses, there)
-        if size > limits["output_bytes"] and not limits["checked"]:
-            stopped = "output"
-        elif not ended and any(cpu_seconds_of(pid) > limits["cpu_seconds"] for pid in children):
-            stopped = "cpu"
-        elif not ended and time.monotonic() - began > limits["wall_seconds"]:
-            stopped = "wall"
+
+    def __init__(self, limits: dict):
+        self.limits = limits
+        self.seconds, self.seen = 0.0, time.monotonic()
+
+    def over(self, cpu_seconds: Iterable[float], threads: Sequence[Path]) -> str | None:
+        """The deadline that is over: cpu, wall or starved.
+
+        Args:
+          cpu_seconds: that were used, each of them limited.
+          threads: folders in /proc of those that may wait for a processor.
+        """
+        now = time.monotonic()
+        self.seconds += min(now - self.seen, STEP)
+        self.seen = now
+        if any(used > self.limits["cpu_seconds"] for used in cpu_seconds):
+            return "cpu"
+        if self.seconds <= self.limits["wall_seconds"]:
+            return None
+        looks = [look(thread) for thread in threads]
+        waited = sum(seconds for _, seconds, _ in looks)
+        if not any(ready for ready, _, _ in looks) and self.seconds - waited > self.limits["wall_seconds"]:
+            return "wall"
+        if self.seconds <= self.limits["patience_seconds"]:
+            return None
+        return "starved" if looks and sum(switches for _, _, switches in looks) < SWITCHES else "wall"
+
+
+def look(thread: Path) -> tuple[bool, float, int]:
+    """A thread as its kernel sees it: proc(5).
+
+    Returns:
+      Whether it is ready to run, or runs; the seconds that it waited for a processor before it ran last; and how often
+      it gave one up by itself. Where the kernel doesn't tell it is not ready, and never waited.
+    """
+    try:
+        ready = (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+        waited = int((thread / "schedstat").read_text().split()[1]) * 1e-9
+        switches = int((thread / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    except OSError:
+        return False, 0.0, SWITCHES
+    return ready, waited, switches
+
+
+def exiting(pid: int) -> bool:
+    """Whether a process is on its way out."""
+    with contextlib.suppress(OSError):
+        return bool(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6]) & 4)  # PF_EXITING
+    return False
+
+
+def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
+    """Forks a child that reads the next program and runs it; keeps its deadlines, and reports."""
+    began, own, deadlines = time.monotonic(), time.process_time(), Deadlines(limits)
+    reading, children = start(limits, requests, chains, deadlines)
+    threads = [Path(f"/proc/{pid}") for pid in children]  # each has one
+    stopped = follow(
+        reading, requests, responses, lambda: deadlines.over(map(cpu_seconds_of, children), threads), splice
+    )
     os.close(reading)
-    (status, usage), *judged = [reap(pid, patient=ended) for pid in children]
-    outcome = {
-        "stopped": stopped,
-        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "wall_seconds": time.monotonic() - began,
-        "around_seconds": time.process_time() - own + sum(used.ru_utime + used.ru_stime for _, used in judged),
-    }
+    program, *judges = [reap(pid, limits, patient=not stopped) for pid in children]
+    around = time.process_time() - own + sum(judge["cpu_seconds"] for judge in judges)
+    report(responses, began, around, stopped=stopped, program=program, judge=judges[0] if judges else None)
+
+
+def report(responses: int, began: float, around: float, **outcome: Any) -> None:
+    """Tells the host what became of a program, after all that it said."""
+    outcome |= {"wall_seconds": time.monotonic() - began, "around_seconds": around}
     write_frames(responses, b"", json.dumps(outcome).encode())
 
 
-def start(limits: dict, requests: int, chains: Any) -> tuple[int, list[int]]:
+def start(limits: dict, requests: int, chains: Any, deadlines: Deadlines) -> tuple[int, list[int]]:
     """Forks a child for the next program, and one that checks it, if it comes with a check.
 
     Between the two are pipes that are theirs alone. The second reads the check after the first has read the
-    program and given up the pipe of requests: neither ever holds what is the other's.
+    program and given up the pipe of requests: neither ever holds what is the other's. There is none if the first
+    does not come so far.
 
     Returns:
       A pipe that says how it went, and the processes, the program's first.
@@ -289,13 +341,65 @@ def start(limits: dict, requests: int, chains: Any) -> tuple[int, list[int]]:
     program = fork(perform, requests, answering, asked)
     os.close(answering)
     ears = select.poll()
+    news: list[tuple[int, int]] = []
     ears.register(answered, select.POLLIN)
-    ears.poll(1000 * limits["wall_seconds"])  # until it is ready
+    while not news and not deadlines.over([cpu_seconds_of(program)], [Path(f"/proc/{program}")]):
+        news = ears.poll(10)
+    if not any(event & select.POLLIN for _, event in news):
+        os.close(asked)
+        os.close(asking)
+        return answered, [program]
     reading, writing = os.pipe()
     judge = fork(functools.partial(examine, limits=limits), requests, writing, asking, answered)
     for descriptor in (asked, asking, answered, writing):
         os.close(descriptor)
     return reading, [program, judge]
+
+
+def follow(
+    reading: int, requests: int, responses: int, over: Callable[[], str | None], pass_on: Callable
+) -> str | None:
+    """Passes on what a child says until it has said all, or has to be stopped.
+
+    Args:
+      over: the deadline that is over.
+      pass_on: takes some of what there is from a pipe to another one, as a frame, and returns how much it was.
+
+    Returns:
+      None if it has said all; or else what stopped it: a deadline, or "output", of which the host has enough.
+    """
+    ears = select.poll()
+    ears.register(reading, select.POLLIN)
+    ears.register(requests, 0)  # but for its end; what is in it is for the child
+    spoken, stopped = False, None
+    while not stopped:
+        news = dict(ears.poll(10))
+        if news.get(requests, 0) & select.POLLHUP:
+            os.killpg(0, signal.SIGKILL)  # the host is gone, and with it goes all that it started
+        if reading in news:
+            if not pass_on(reading, responses):
+                return None
+            if not spoken:
+                ears.modify(requests, select.POLLIN)  # the child has read what is its own
+                spoken = True
+        if news.get(requests, 0) & select.POLLIN:
+            read_frame(requests)
+            return "output"
+        stopped = over()
+    return stopped
+
+
+def splice(pipe: int, responses: int) -> int:
+    """Has the kernel pass on what there is in a pipe, as a frame.
+
+    This process holds nothing of any program, or the next child could find it.
+    """
+    size = rest = waiting(pipe)
+    if size:
+        write_all(responses, struct.pack(">Q", size))
+    while rest:
+        rest -= os.splice(pipe, responses, rest)
+    return size
 
 
 def waiting(pipe: int) -> int:
@@ -305,21 +409,55 @@ def waiting(pipe: int) -> int:
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """CPU time of another process so far."""
+    """CPU time of another process so far, on Linux."""
+    if sys.platform != "linux":
+        return 0.0
     return time.clock_gettime((~pid << 3) | 2)  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED)
 
 
-def reap(pid: int, patient: bool):
-    """Waits for a child, which is killed at once, or if it does not end within 50 ms of closing its pipe."""
+def reap(pid: int, limits: dict, patient: bool) -> dict[str, Any]:
+    """Waits for a child, which is killed at once, or if it does not end within 50 ms of closing its pipe.
+
+    Returns:
+      `exit`: its exit code, or minus the signal that ended it; `outside`: whether it was killed by nobody here,
+      neither this process nor, in its chains, itself; `cpu_seconds`; and the `held_bytes` of memory at their most.
+    """
     end = time.monotonic() + (0.05 if patient else 0.0)
-    while time.monotonic() < end:
+    done = 0
+    while not done and time.monotonic() < end:
         done, status, usage = os.wait4(pid, os.WNOHANG)
-        if done:
-            return status, usage
-        time.sleep(0.0002)
-    os.kill(pid, signal.SIGKILL)
-    _, status, usage = os.wait4(pid, 0)
-    return status, usage
+        if not done:
+            time.sleep(0.0002)
+    stays = not done and not (patient and exiting(pid))
+    if stays:
+        os.kill(pid, signal.SIGKILL)
+    if not done:
+        _, status, usage = os.wait4(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    held = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "exit": code,
+        "outside": code == -signal.SIGKILL and not stays and limits["confined"],
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "held_bytes": max(held - resident_bytes(), 0),  # it began as a copy of this process
+    }
+
+
+@functools.cache
+def resident_bytes() -> int:
+    """Memory that this process holds once it runs programs, on Linux. Its rusage tells of the one that started it."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0
+
+
+def serve(requests: int, responses: int, greeting: dict, run: Callable[[dict, int, int], None]) -> None:
+    """Greets the host, and runs its programs until it is gone."""
+    with contextlib.suppress(BrokenPipeError):
+        write_frames(responses, json.dumps(greeting).encode())
+        while (limits := read_frame(requests)) is not None:
+            if limits:  # the host may have had enough of a program that was through
+                run(json.loads(limits), requests, responses)
 
 
 def main() -> None:
@@ -340,12 +478,9 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
-    write_frames(responses, json.dumps({"landlock": confine.landlock_version()}).encode())
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(BrokenPipeError):  # the host is gone
-        while (limits := read_frame(requests)) is not None:
-            run(json.loads(limits), requests, responses, chains)
+    serve(requests, responses, {"landlock": confine.landlock_version()}, functools.partial(run, chains=chains))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from rlbench.experiment import run
+from rlbench.tracking.terminal import Terminal
 from rlbench.types import Bounds, Call, ConfigError, Problem, Program, Status, Step, Trial
 from rlbench.verifying.verifier import Verifier
 from tests.fakes import VERIFIER, Copy
@@ -164,6 +165,11 @@ def test_a_closed_verifier_starts_again():
 @needs_sandbox
 def test_an_unsafe_sandbox_is_stamped(plan_of, tmp_path):
     assert run(plan_of("grpo", "verifier.backend=unsafe", "steps=1", task="code"), tmp_path)["sandbox"] == "unsafe"
+
+
+def test_the_terminal_says_which_it_was(capsys):
+    Terminal().finish({"sandbox": "monty"}, None)
+    assert "sandbox monty" in capsys.readouterr().out
 
 
 def test_arithmetic_has_none(plan_of, tmp_path):

@@ -31,6 +31,11 @@ def writes(*lines: str, then: str = "os._exit(0)") -> str:
     return f"import os\n{said}{then}\ndef f(a, b):\n    return 0\n"
 
 
+def flood(data: str) -> str:
+    """A program that writes a lot to the pipe of answers."""
+    return f"import os\nleft = {data}\nwhile left: left = left[os.write(3, left):]\nos._exit(0)\n"
+
+
 def syscall(call: str) -> str:
     return SYSCALL.format(call=call)
 
@@ -76,6 +81,13 @@ ATTACKS: dict[str, dict[str, str]] = {
         "an exception of its own that is no Exception": "class E(BaseException): pass\ndef f(a, b):\n    raise E\n",
         "aborts": reaches("os.abort()"),
         "kills itself": reaches("os.kill(os.getpid(), 9)\nwhile True: pass"),
+        "kills itself by its thread": reaches(
+            "import signal, threading\nsignal.pthread_kill(threading.get_ident(), 9)\nwhile True: pass"
+        ),
+        "kills itself by a number too wide": syscall(
+            "libc.syscall(62, __import__('os').getpid(), ctypes.c_ulong((1 << 32) + 9))"
+        ),
+        "kills itself while it holds nothing": "import signal\nsignal.raise_signal(9)\nwhile True: pass\n",
         "stops itself": reaches("os.kill(os.getpid(), 19)\nraise ValueError"),
         "reads where nothing is": "import ctypes\ndef f(a, b):\n    return ctypes.string_at(0)\n",
         "signals its parent": reaches("os.kill(os.getppid(), 0)"),
@@ -190,6 +202,11 @@ ATTACKS: dict[str, dict[str, str]] = {
             "while True:\n    try:\n        while True: pass\n    except BaseException:\n        pass"
         ),
         "sleep": reaches("import time\ntime.sleep(60)"),
+        "naps": reaches("import time\nwhile True: time.sleep(1e-6)"),
+        "lets others run": reaches("while True: os.sched_yield()"),
+        "memory, held asleep": reaches(
+            "import time\nx = bytearray(200 << 20)\nx[::4096] = bytes(len(x[::4096]))\ntime.sleep(60)"
+        ),
         "a pattern": reaches("import re\nre.match('(a+)+$', 'a' * 40 + 'b')"),
         "a power": reaches("9 ** 9 ** 9"),
         "recursion": "def f(a, b):\n    return f(a, b)\n",
@@ -215,6 +232,12 @@ ATTACKS: dict[str, dict[str, str]] = {
         "claims to have passed": writes('{"status": "passed"}', '{"end": 2}'),
         "no JSON": writes("passed"),
         "JSON that nests": writes("[" * 100000),
+        "a number of many digits": flood("b'{\"test\": ' + b'9' * 975000 + b'}\\n'"),
+        "a fraction of many digits": flood("b'{\"test\": 0.' + b'9' * 975000 + b'}\\n'"),
+        "many keys": flood("b'{' + b','.join(b'\"%d\": 0' % n for n in range(90000)) + b'}\\n'"),
+        "many lists": flood("b'{\"test\": 0, \"value\": [' + b'[],' * 300000 + b'0]}\\n'"),
+        "an error that nests": flood("b'{\"error\": ' + b'[' * 950 + b']' * 950 + b'}\\n'"),
+        "more than enough, and then it is through": flood("b'x' * 1100000"),
         "numbers that are true": writes(
             '{"test": false, "value": ["int", "5"]}', '{"test": true, "value": ["int", "1e"]}', '{"end": 2}'
         ),

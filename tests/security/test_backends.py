@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from rlbench.types import Call, Check, ConfigError, Program, Status
+from rlbench.types import Call, Check, ConfigError, Program, Status, Verdict
 from rlbench.verifying import probe
 from rlbench.verifying.pool import Pool, alone
 from rlbench.verifying.sandbox import Limits, Sandbox, Worker
@@ -70,11 +70,40 @@ class TestChoice:
         assert probe.choose("auto").backend == "fork"
 
     @needs_monty
-    def test_monty_is_taken_where_fork_does_not_hold(self, monkeypatch):
+    def test_monty_is_taken_where_fork_does_not_hold(self, monkeypatch, caplog):
         holes = probe.holes
         monkeypatch.setattr(probe, "holes", lambda s: ["it leaks"] if s.backend == "fork" else holes(s))
         sandbox = probe.choose("auto")
         assert sandbox.backend == "monty" and "fork is not safe here (it leaks)" in sandbox.why
+        assert [record.levelname for record in caplog.records if "sandbox: monty, " in record.message] == ["WARNING"]
+
+    @needs_sandbox
+    @pytest.mark.parametrize("who", ["worker", "child"])
+    def test_one_that_is_killed_while_it_is_probed_is_tried_again(self, monkeypatch, who):
+        """What an out-of-memory killer does is no hole, and no reason for another backend."""
+        ask, victims = Worker._ask, [None]
+
+        def once(self, request, most):
+            if self._process and victims:
+                victims.pop()
+                if who == "worker":
+                    self._process.kill()
+                else:
+                    outcome, said = ask(self, request, most)
+                    outcome["program"] |= {"exit": -signal.SIGKILL, "outside": True}
+                    return outcome, said
+            return ask(self, request, most)
+
+        monkeypatch.setattr(Worker, "_ask", once)
+        monkeypatch.setenv("PATH", "")
+        assert probe.choose("auto").backend == "fork" and not victims
+
+    @needs_sandbox
+    def test_a_probe_that_cannot_be_judged_is_no_proof(self, monkeypatch):
+        judged = probe.tried
+        lost = Verdict(Status.INFRASTRUCTURE, detail="tried twice")
+        monkeypatch.setattr(probe, "tried", lambda w, p: lost if "fork" in p.source else judged(w, p))
+        assert probe.holes() == ["a program that forks: tried twice"]
 
     def test_it_refuses_where_nothing_holds_and_says_what_to_install(self, monkeypatch):
         monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None)
@@ -102,7 +131,7 @@ class TestChoice:
         [
             ("echo no name spaces today >&2; exit 1", "no name spaces today"),
             ('case "$*" in *zygote*) exit 1;; esac; while [ "$1" != -I ]; do python=$1; shift; done; exec $python "$@"',
-             "the worker does not start"),
+             "the worker ended"),
         ],
         ids=["at all", "around a zygote"],
     )  # fmt: skip
@@ -297,7 +326,7 @@ class TestMonty:
             (verdict,) = pool.verify([returns("secret", 5)])
         assert verdict.status == Status.ERROR
 
-    def killed(self, which: int) -> tuple[Status, str]:
+    def killed(self, which: int, by: int = signal.SIGKILL) -> tuple[Status, str]:
         """What becomes of a program when a process dies under it: the worker's own, its child, or the interpreter."""
         with Pool(LIMITS._replace(cpu_seconds=2.0), workers=1, sandbox=MONTY) as pool:
             pool.verify([RIGHT])
@@ -305,22 +334,20 @@ class TestMonty:
             time.sleep(0.5)
             processes = inside(pool._workers[0])
             assert len(processes) == 3
-            processes[which].kill()
+            processes[which].send_signal(by)
             verdict = future.result()
             pool._workers[0].close()
             assert gone(processes)
             assert pool.verify([RIGHT])[0].status == Status.PASSED
         return verdict.status, verdict.detail
 
-    def test_an_interpreter_that_dies_is_the_programs_fault(self):
-        status, detail = self.killed(2)
+    @pytest.mark.parametrize("which", [0, 1, 2], ids=["worker", "child", "interpreter"])
+    def test_what_is_killed_from_outside_is_tried_again(self, which):
+        assert self.killed(which)[0] == Status.TIMEOUT
+
+    def test_an_interpreter_that_crashes_is_the_programs_fault(self):
+        status, detail = self.killed(2, signal.SIGABRT)
         assert status == Status.ERROR and "interpreter died" in detail
-
-    def test_so_is_a_child_that_dies(self):
-        assert self.killed(1) == (Status.ERROR, "signal 9")
-
-    def test_a_worker_that_dies_is_replaced(self):
-        assert self.killed(0)[0] == Status.TIMEOUT
 
     @needs_bubblewrap
     def test_it_works_in_bubblewrap(self):

@@ -1,10 +1,12 @@
 """Values as typed trees: exact, bounded, and equal to themselves alone."""
 
 import json
+import sys
+import time
 
 import pytest
 
-from rlbench.verifying.codec import Unencodable, canonical, decode, encode, same
+from rlbench.verifying.codec import Unencodable, canonical, decode, encode, read, same
 
 VALUES = [
     None, True, False, 0, 1, -1, 2**200, 0.0, 1.5, float("inf"), 1j, "", "ß🎉\ud800\x00", b"\x00", [], (),
@@ -69,3 +71,32 @@ def test_what_a_program_says_is_decoded_within_bounds():
     for use in (bool, int, len, iter, lambda x: x + 1, lambda x: x < 1, lambda x: x.real, lambda x: x()):
         with pytest.raises((TypeError, AttributeError)):
             use(opaque)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"test": ' + b"9" * 975_000 + b"}",
+        b'{"test": -' + b"9" * 975_000 + b"}",
+        b'{"test": [' + b"9" * 975_000 + b"]}",
+        b'{"test": 0.' + b"9" * 975_000 + b"}",
+        b'{"test": 9e' + b"9" * 975_000 + b"}",
+        b'{"value": ' + b"[" * 975_000,
+        b'{"value": ' + b'{"":' * 240_000,
+        b"{" + b",".join(b'"%d":0' % n for n in range(90_000)) + b"}",
+        b'{"value": "' + b"\\ud800" * 160_000 + b'"}',
+        b"[" + b"1," * 480_000 + b"1]",
+        b"\xff" * 975_000,
+    ],
+    ids=lambda line: repr(line[:16]),
+)
+def test_a_line_takes_time_as_it_is_long(line):
+    """Whatever it holds, also where the host reads integers of any length; one of 975,000 digits takes 15 s."""
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    began = time.thread_time()
+    try:
+        read(line)
+    finally:
+        sys.set_int_max_str_digits(digits)
+    assert time.thread_time() - began < 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlbench.verifying.confine import DENY, KILL, NUMBERS, allowlist
+from rlbench.verifying.confine import DENY, KILL, NUMBERS, PRETEND, allowlist
 
 
 def interpret(program, machine_word: int, number: int, arguments=(0,) * 6) -> int:
@@ -55,10 +55,14 @@ class TestFilter:
             assert {self.ask(machine, number, 0, 4096, p) for p in (4, 5, 7, 7 | 1 << 33)} == {DENY}
 
     def test_signals_are_for_itself(self, machine):
-        for name in ("kill", "tgkill"):
+        for name, own in (("kill", (4321,)), ("tgkill", (4321, 4321))):
             number = NUMBERS[machine][name]
-            assert self.ask(machine, number, 4321, 9) == 0x7FFF0000
-            assert {self.ask(machine, number, pid, 9) for pid in (0, 1, 4320, 2**32 - 1)} == {DENY}
+            assert self.ask(machine, number, *own, 6) == 0x7FFF0000
+            assert {self.ask(machine, number, pid, *own[1:], 6) for pid in (0, 1, 4320, 2**32 - 1)} == {DENY}
+            assert {self.ask(machine, number, *own, kill) for kill in (9, 9 | 1 << 32)} == {DENY}, "others' signature"
+
+    def test_a_program_does_not_give_way(self, machine):
+        assert self.ask(machine, NUMBERS[machine]["sched_yield"]) == PRETEND
 
     def test_clocks_are_its_own(self, machine):
         number = NUMBERS[machine]["clock_gettime"]

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlbench.types import Call, ConfigError, Program, Status
+from rlbench.types import Call, Check, ConfigError, Program, Status
 from rlbench.verifying import probe, sandbox
 from rlbench.verifying.confine import landlock_version
-from rlbench.verifying.pool import Pool
+from rlbench.verifying.pool import Pool, alone
 from rlbench.verifying.sandbox import Limits, Sandbox, Worker
 from tests.security.attacks import ATTACKS, runnable
 from tests.security.machine import needs_sandbox
@@ -240,6 +240,53 @@ def test_right_answers_fit_however_long(pool):
     assert [v.status for v in pool.verify([long, digits])] == [Status.PASSED] * 2
 
 
+LOOKS = """
+import sys
+def f():
+    frame, seen = sys._getframe(), []
+    while frame := frame.f_back:
+        for value in list(frame.f_locals.values()):
+            if isinstance(value, dict) and "output_bytes" in value:
+                seen.append(sorted(value.items()))
+    raise ValueError(seen)
+"""
+
+
+@needs_sandbox
+@pytest.mark.parametrize("checked", [False, True], ids=["calls", "a check"])
+def test_how_long_the_answer_is_can_not_be_known(pool, checked):
+    """The limits that a program finds are the same, whatever is expected."""
+    expected = ["x" * length for length in (1, 900_000)]
+    tests = [Check(f"def check(f): assert f() == {e!r}") if checked else (Call((), e),) for e in expected]
+    short, long = pool.verify([Program(LOOKS, "f", test) for test in tests])
+    assert "output_bytes" in short.detail and short.detail == long.detail
+
+
+@needs_sandbox
+def test_long_answers_that_a_check_spells_out_fit(pool):
+    text = "x" * 600_000
+    (verdict,) = pool.verify(
+        [Program("def f(): return 'x' * 600000", "f", Check(f"def check(f): assert f() == {text!r}"))]
+    )
+    assert verdict.status == Status.PASSED, verdict
+
+
+@needs_sandbox
+def test_a_word_too_late_to_stop_a_program_is_not_taken_for_the_next():
+    """The host has enough of what a program said that is through already."""
+    full = Program("import os\nos.write(3, b'x' * 60000)\nos._exit(0)", "f", SUM)
+    with alone(LIMITS._replace(output_bytes=1000)) as worker:
+        verdicts = [worker.verify(program) for program in [full, RIGHT] * 30]
+    assert [verdict.status for verdict in verdicts] == [Status.ERROR, Status.PASSED] * 30
+
+
+@needs_sandbox
+@pytest.mark.parametrize("source", [RIGHT.source, ""])
+def test_a_program_without_tests_does_not_pass(pool, source):
+    (verdict,) = pool.verify([Program(source, "f", ())])
+    assert verdict.status == Status.INFRASTRUCTURE and "there are none" in verdict.detail
+
+
 @needs_sandbox
 @pytest.mark.parametrize("call", [Call((2, 3), float("nan")), Call((2, 3), object()), Call((2, range(3)), 5)])
 def test_a_test_that_nobody_can_pass_is_not_the_programs_fault(pool, call):
@@ -298,18 +345,6 @@ def test_identical_programs_run_once(pool):
     first, again, floats = pool.verify([RIGHT, RIGHT, other])
     assert not first.repeated and again.repeated and again.cpu_seconds == 0
     assert floats.status == Status.WRONG, "5 is not 5.0, though Python has them equal"
-
-
-@needs_sandbox
-def test_a_worker_that_dies_twice_is_infrastructure(pool, monkeypatch):
-    from rlbench.verifying.sandbox import WorkerDied
-
-    def dies(self, program):
-        raise WorkerDied("again")
-
-    monkeypatch.setattr(Worker, "verify", dies)
-    (verdict,) = pool.verify([RIGHT])
-    assert verdict.status == Status.INFRASTRUCTURE and "twice" in verdict.detail
 
 
 @needs_sandbox

@@ -17,6 +17,7 @@ class Evaluation(NamedTuple):
     problems: Count  # distinct ones, if the task has so many
     samples: Count  # sampled replies to each problem, beside the likeliest one
     pass_at: list[Count]  # values of k
+    target: Fraction  # accuracy; the time until it is reached is told
     top_k: Natural
     top_p: Fraction
     transcripts: Natural  # problems of which a reply is kept

@@ -16,7 +16,7 @@ from .accounting.flops import network_of
 from .accounting.ledger import Gain, Ledger
 from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
 from .accounting.peaks import Impossible, Peak, peak_of, reached
-from .accounting.timeline import Doing, Timeline
+from .accounting.timeline import DeviceState, Doing, Timeline
 from .acting.filling import fill
 from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch, training_problems
@@ -73,11 +73,14 @@ class Experiment:
             "status": "running",
             "accuracy_before": None,
             "accuracy_after": None,
+            "time_to_target": None,
         }
         self.memory = MemoryMeter(plan.devices[0])
         self.devices = Devices(plan.devices, self.memory.observe)
         self.timeline = Timeline()
-        self.began = time.perf_counter()
+        self.created = self.began = time.perf_counter()
+        self.start_compiling = self.start_seconds = 0.0  # of a warm start that is made now
+        self.evaluating = self.evaluation_compiling = 0.0  # seconds
         self.learner_steps = 0
         acting, evaluating, self.init_key = jax.random.split(key_of(plan.seed), 3)
         slow, account = plan.verifier.settings.delay_seconds, Account(self.timeline, "actor")
@@ -209,7 +212,11 @@ class Experiment:
             actor = Actor(
                 plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key, plan.verifier, account
             )
-            return warm_start(settings, plan.model, learner, actor, progress)
+            began = time.perf_counter()
+            made = warm_start(settings, plan.model, learner, actor, progress)
+            self.start_compiling = account.timeline.seconds()["learner"][Doing.COMPILING]
+            self.start_seconds = time.perf_counter() - began - self.start_compiling
+            return made
 
         like = jax.eval_shape(plan.model.init, key)
         folder = plan.cache / "warm_starts"
@@ -304,10 +311,14 @@ class Experiment:
         step = self.state.version
         if step % self.plan.evaluation.every == 0 or step == self.plan.steps or self.over:
             policy = self._policy(self.state)
-            began = time.perf_counter()
+            began, compiling = time.perf_counter(), self._compiling()
             measured = evaluate(self.plan.evaluation, self.problems, self.evaluator, policy, step)
             row |= measured.metrics
-            self.ledger.evaluated(self.evaluator.account.take(), time.perf_counter() - began)
+            took = time.perf_counter() - began
+            self.ledger.evaluated(self.evaluator.account.take(), took)
+            self.evaluating += took
+            self.evaluation_compiling += self._compiling() - compiling
+            self._time_to_target(step, row["heldout/accuracy"])
             self.heldout.append(measured.likeliest)
             for tracker in self.trackers:
                 tracker.transcripts(step, measured.transcripts)
@@ -324,6 +335,22 @@ class Experiment:
         row = head | row | totals | pace | resident | {"wall_seconds": wall}
         for tracker in self.trackers:
             tracker.log(row)
+
+    def _compiling(self) -> float:
+        """Seconds of the run in which its devices waited for compilation."""
+        return self.timeline.seconds()["devices"][DeviceState.COMPILATION]
+
+    def _time_to_target(self, step: int, accuracy: float | None) -> None:
+        """Notes the first evaluation that reaches the target, and the seconds until then, evaluations aside."""
+        target = self.plan.evaluation.target
+        if self.summary["time_to_target"] is None and accuracy is not None and accuracy >= target:
+            self.summary["time_to_target"] = {
+                "accuracy": target,
+                "step": step,
+                "seconds": time.perf_counter() - self.created - self.evaluating,
+                "compilation_seconds": self.start_compiling + self._compiling() - self.evaluation_compiling,
+                "warm_start_seconds": self.start_seconds,  # 0 where it came from the cache
+            }
 
     def _report_of(self, ledger: Ledger, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, Any]:
         """The ledger's report, once it closes. Its main numbers go into the summary."""

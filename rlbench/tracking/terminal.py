@@ -66,6 +66,14 @@ class Terminal:
                 self.console.print(table)
         if summary and summary.get("sandbox"):
             self.console.print(f"programs ran in the sandbox {summary['sandbox']}", soft_wrap=True)
+        if summary and summary.get("time_to_target"):
+            self.console.print(time_to_target(summary["time_to_target"]), soft_wrap=True)
+
+
+def time_to_target(reached: dict[str, Any]) -> str:
+    """A line on when held-out accuracy reached the target."""
+    parts = f"compilation {reached['compilation_seconds']:.1f}, warm start {reached['warm_start_seconds']:.1f}"
+    return f"{reached['accuracy']:.2f} after {reached['seconds']:.1f} s, of which {parts} (evaluation aside)"
 
 
 def share(value: float | None) -> str:

@@ -39,7 +39,7 @@ def test_a_reply_whose_verifier_broke_is_neither_right_nor_wrong(devices):
             return Step(state, None, 1.0, Status.INFRASTRUCTURE if state == "a" else Status.PASSED)
 
     model = small_model()
-    settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], top_k=0, top_p=1.0, transcripts=0)
+    settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, transcripts=0)
     actor, problems = actor_of(model, Breaks(), devices), problems_of(Copy(), 6)
     report, likeliest, _ = evaluate(settings, problems, actor, model.init(jax.random.key(0)), 0)
     assert report["heldout/infrastructure_failures"] == 2 * 3
@@ -53,7 +53,7 @@ def test_the_likeliest_reply_is_measured_apart_from_sampled_ones(devices):
     model = small_model()
     actor = actor_of(model, Copy(), devices)
     params = model.init(jax.random.key(0))
-    settings = Evaluation(every=1, problems=6, samples=40, pass_at=[1, 40], top_k=0, top_p=1.0, transcripts=0)
+    settings = Evaluation(every=1, problems=6, samples=40, pass_at=[1, 40], target=0.9, top_k=0, top_p=1.0, transcripts=0)
     problems = problems_of(Copy(), 6)
     report, likeliest, _ = evaluate(settings, problems, actor, params, 0)
     # A fresh network is nearly uniform over the end and four letters, and right once in 5 * 5 replies of two tokens.
@@ -127,7 +127,7 @@ def test_devices_need_not_divide_the_problems(devices, asked):
 
     model, problems = small_model(), problems_of(Copy(), asked)
     params = model.init(jax.random.key(0))
-    settings = Evaluation(every=1, problems=64, samples=2, pass_at=[1], top_k=0, top_p=1.0, transcripts=64)
+    settings = Evaluation(every=1, problems=64, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, transcripts=64)
     one, four = (
         evaluate(settings, problems, actor_of(model, Copy(), where), where.replicate(params), 0)
         for where in (devices, Devices())

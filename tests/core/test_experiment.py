@@ -54,6 +54,34 @@ class Slow:
         return self.task.gold(state[1])
 
 
+def test_the_time_to_a_target_leaves_evaluation_out(plan_of, tmp_path):
+    plan = plan_of("grpo", "steps=4", "evaluation.target=0.5")
+
+    class Rising(Slow):
+        """Held-out replies are right from the second evaluation on, and an evaluation takes its time."""
+
+        def step(self, state, reply):
+            split, inner = state
+            self.asked += split == "heldout"
+            right = split == "train" or self.asked > 8 * (1 + 2)
+            time.sleep(0.02 * (split == "heldout"))
+            return Step(inner, None, float(right), Status.PASSED if right else Status.WRONG)
+
+    task = Rising(plan.task, 0.0)
+    task.asked = 0
+    began = time.perf_counter()
+    summary = run(plan._replace(task=task), tmp_path)
+    reached = summary["time_to_target"]
+    assert (reached["accuracy"], reached["step"]) == (0.5, 2)
+    assert 0 < reached["compilation_seconds"] + reached["warm_start_seconds"] <= reached["seconds"]
+    assert reached["seconds"] <= time.perf_counter() - began - 0.02 * 2 * 8 * (1 + 2)
+
+
+def test_a_target_that_is_not_reached_has_no_time(plan_of, tmp_path):
+    plan = plan_of("grpo", "steps=1", "evaluation.target=1.0", "warm_start.steps=0")
+    assert run(plan, tmp_path)["time_to_target"] is None
+
+
 @pytest.mark.parametrize("runner", ["sync", "async"])
 def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
     plan = plan_of("grpo", f"runner={runner}", "steps=8", "warm_start.steps=0")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .acting.rollout import Actor, Transcript
-from .contract.tasks import problem_of
+from .contract.task import problem_of
 from .types import Count, Fraction, Natural, Params, Problem, Status, Task
 
 

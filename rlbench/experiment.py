@@ -20,7 +20,7 @@ from .accounting.timeline import DeviceState, Doing, Timeline
 from .acting.filling import fill
 from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch, training_problems
-from .contract.algorithms import shapes
+from .contract.algorithm import shapes
 from .devices import Devices, Program, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, distinct_problems, evaluate, mean
 from .interrupts import UNINTERRUPTED

@@ -104,11 +104,11 @@ def patiently(function: Callable[..., T], *arguments: Any) -> T:
         raise
 
 
-def end_process(code: int) -> NoReturn:
+def end_process(status: int) -> NoReturn:
     """Ends the process, at once where a thread was left behind: Python's own end might crash with it."""
     if any(thread.is_alive() for thread in LEFT):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(code)
-    sys.exit(code)
+        os._exit(status)
+    sys.exit(status)

@@ -13,9 +13,9 @@ import optax
 
 from .acting.generate import Sampling
 from .acting.rollout import Space, training_problems
-from .contract.algorithms import check_algorithm, check_model, source_of
+from .contract.algorithm import check_algorithm, check_model, source_of
 from .contract.sources import Source
-from .contract.tasks import check_bounds, gold_of
+from .contract.task import check_bounds, gold_of
 from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import Spending

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..contract.tasks import gold_of
+from ..contract.task import gold_of
 from ..models.tokenizers import END
 from ..types import Problem, Task, Tokenizer
 from ..verifying.steps import own

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..contract.algorithms import shapes
+from ..contract.algorithm import shapes
 from ..types import Rollouts
 from .rollout import Batch
 

@@ -11,7 +11,7 @@ from ..accounting.account import Account, Pass
 from ..accounting.memory import tree_bytes
 from ..accounting.tally import Tally
 from ..accounting.timeline import Doing
-from ..contract.tasks import problem_of
+from ..contract.task import problem_of
 from ..devices import Devices, Program
 from ..interrupts import Stopped, patiently
 from ..models.tokenizers import END, PAD

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..accounting.flops import SHARED, networks_of
 from ..accounting.memory import network_bytes
-from ..contract.algorithms import check_algorithm, expect_alike
+from ..contract.algorithm import check_algorithm, expect_alike
 from ..contract.sources import expect, with_article
 from ..types import Array, Phase
 from .case import Case, last_chosen

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from ..accounting.account import Account
-from ..contract.algorithms import check_algorithm
+from ..contract.algorithm import check_algorithm
 from ..devices import Devices
 from ..learning.learner import Learner, Spending
 from ..models.likelihood import token_logp

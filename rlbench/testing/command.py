@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..contract.algorithms import source_of as source_of_algorithm
+from ..contract.algorithm import source_of as source_of_algorithm
 from ..contract.sources import Source, near, raised
-from ..contract.tasks import source_of as source_of_task
+from ..contract.task import source_of as source_of_task
 from ..devices import cache_folder, keep_compilations
 from ..discovery import offers
 from ..help import explain, is_one_line

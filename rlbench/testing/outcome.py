@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..contract.algorithms import expect_alike, leaves_of
+from ..contract.algorithm import expect_alike, leaves_of
 from ..contract.sources import Source, expect, raised
 from ..types import ConfigError, PluginError
 

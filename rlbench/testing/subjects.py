@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from ..contract.tasks import check_bounds
+from ..contract.task import check_bounds
 from ..discovery import find_plugins, split
 from ..help import CONFIG
 from ..models.tokenizers import check_tokenizer

@@ -35,7 +35,7 @@ codec, say = zygote.codec, zygote.say
 
 UNSUPPORTED, KILLED = "unsupported", "killed"
 STOPS = {3: "cpu", 4: "wall", 5: "starved", 6: UNSUPPORTED, 7: KILLED}  # what a child's exit says
-EXITS: dict[str | None, int] = {stop: code for code, stop in STOPS.items()}
+EXITS: dict[str | None, int] = {stop: status for status, stop in STOPS.items()}
 GRACE = 2.0  # seconds beyond a deadline in which the child has to have kept it
 ENDING = threading.Lock()  # whoever of a child's threads has it says how the child ends
 OVERHEAD = 1 << 30  # bytes of address space that an interpreter and a child have besides

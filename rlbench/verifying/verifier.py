@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
-from ..contract.tasks import answers_of, gold_of, problem_of, steps_of
+from ..contract.task import answers_of, gold_of, problem_of, steps_of
 from ..interrupts import Stopped
 from ..types import (
     MOST,

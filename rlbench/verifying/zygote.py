@@ -433,11 +433,11 @@ def reap(pid: int, limits: dict, patient: bool) -> dict[str, Any]:
         os.kill(pid, signal.SIGKILL)
     if not done:
         _, status, usage = os.wait4(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
+    ended = os.waitstatus_to_exitcode(status)
     held = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
-        "exit": code,
-        "outside": code == -signal.SIGKILL and not stays and limits["confined"],
+        "exit": ended,
+        "outside": ended == -signal.SIGKILL and not stays and limits["confined"],
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "held_bytes": max(held - resident_bytes(), 0),  # it began as a copy of this process
     }

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlbench.contract.algorithms import check_algorithm, check_model, source_of
-from rlbench.contract.tasks import answers_of, check_bounds, gold_of, problem_of, steps_of
+from rlbench.contract.algorithm import check_algorithm, check_model, source_of
+from rlbench.contract.task import answers_of, check_bounds, gold_of, problem_of, steps_of
 from rlbench.learning.estimators import episode_reward, group_zscore
 from rlbench.learning.objectives import token_mean
 from rlbench.models.likelihood import token_logp

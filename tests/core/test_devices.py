@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
 from rlbench.acting.generate import Sampling, chooser, first_reply
-from rlbench.contract.algorithms import shapes
+from rlbench.contract.algorithm import shapes
 from rlbench.devices import Devices, Program
 from rlbench.learning.learner import Learner, Spending
 from rlbench.learning.optimizers import adamw

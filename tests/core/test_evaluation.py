@@ -53,7 +53,9 @@ def test_the_likeliest_reply_is_measured_apart_from_sampled_ones(devices):
     model = small_model()
     actor = actor_of(model, Copy(), devices)
     params = model.init(jax.random.key(0))
-    settings = Evaluation(every=1, problems=6, samples=40, pass_at=[1, 40], target=0.9, top_k=0, top_p=1.0, transcripts=0)
+    settings = Evaluation(
+        every=1, problems=6, samples=40, pass_at=[1, 40], target=0.9, top_k=0, top_p=1.0, transcripts=0
+    )
     problems = problems_of(Copy(), 6)
     report, likeliest, _ = evaluate(settings, problems, actor, params, 0)
     # A fresh network is nearly uniform over the end and four letters, and right once in 5 * 5 replies of two tokens.

@@ -311,7 +311,7 @@ class Unpayable(Slow):
 
 def test_a_reward_that_is_no_number_is_the_tasks_failure(plan_of, tmp_path, caplog):
     """Where nothing could be judged, accuracy is unknown: null, and warned of."""
-    plan = plan_of("grpo", "warm_start.steps=0")
+    plan = plan_of("grpo", "warm_start.steps=0", "verifier.max_failures=1")
     summary = run(plan._replace(task=Unpayable(plan.task, 0.0)), tmp_path)
     log = rows_of(tmp_path)
     assert [row["infrastructure_failures"] for row in log[1:]] == [12] * 3

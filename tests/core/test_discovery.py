@@ -192,14 +192,14 @@ def test_commands_that_repeat_give_the_folder_again(site, tmp_path):
     """A job's, a sweep's, and that of a comparison, which reads what Hydra leaves in a run's folder."""
     conf = write(tmp_path / "it's mine/conf", {"algo/repeated.yaml": MINE})
     find_plugins(["--config-dir", str(conf)])
-    config = composed("algo=repeated", "hydra.sweep.dir=there")
+    config = composed("algo=repeated", "hydra.sweep.dir=there", "hydra.mode=RUN")
     flag = shlex.quote(f"--config-dir={conf}")
     assert repeats(["algo=repeated"], config) == f"rlbench {flag} algo=repeated"
     assert completes(config) == f"rlbench -m {flag} algo=repeated hydra.sweep.dir=there"
     left = {".hydra/overrides.yaml": "[algo=repeated]", ".hydra/hydra.yaml": OmegaConf.to_yaml({"hydra": config.hydra})}
     assert command_line(write(tmp_path / "run", left)) == [f"--config-dir={conf}", "algo=repeated"]
     write(tmp_path / "run", {".hydra/hydra.yaml": "hydra: {}"})
-    with pytest.raises(Unreadable, match="not as Hydra writes it"):
+    with pytest.raises(Unreadable, match="hydra.yaml: no hydra.runtime"):
         command_line(tmp_path / "run")
 
 

@@ -199,7 +199,7 @@ def test_commands_that_repeat_give_the_folder_again(site, tmp_path):
     left = {".hydra/overrides.yaml": "[algo=repeated]", ".hydra/hydra.yaml": OmegaConf.to_yaml({"hydra": config.hydra})}
     assert command_line(write(tmp_path / "run", left)) == [f"--config-dir={conf}", "algo=repeated"]
     write(tmp_path / "run", {".hydra/hydra.yaml": "hydra: {}"})
-    with pytest.raises(Unreadable, match="hydra.yaml: no hydra.runtime"):
+    with pytest.raises(Unreadable, match=r"hydra\.yaml: no hydra\.runtime"):
         command_line(tmp_path / "run")
 
 

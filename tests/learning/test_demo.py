@@ -1,6 +1,7 @@
-"""The demo's promise: from at most 0.6 to at least 0.9, for the three, whatever the seed. The others learn it, too."""
+"""The demo's promise: from about a half to at least 0.95, for the three, on any machine. The others learn it, too."""
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,15 @@ from tests.fakes import DEMO, SHELF
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_demo_learns_arithmetic(tmp_path, cache, seed):
-    words = ["-m", "experiment=demo", f"algo={','.join(DEMO)}", "task=arithmetic", f"seed={seed}", f"cache={cache}"]
-    subprocess.run([sys.executable, "-m", "rlbench.cli", *words], **settings(tmp_path), check=True)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction sets are those of x86-64")
+@pytest.mark.parametrize("instructions", ["native", "SSE4_2"])
+def test_the_demo_learns_arithmetic_whatever_the_processor_rounds(tmp_path, cache, instructions):
+    """Fewer instructions round differently, as another machine does."""
+    words = ["-m", "experiment=demo", f"algo={','.join(DEMO)}", "task=arithmetic", "seed=0", f"cache={cache}"]
+    how = settings(tmp_path)
+    if instructions != "native":
+        how["env"]["XLA_FLAGS"] = f"--xla_cpu_max_isa={instructions}"
+    subprocess.run([sys.executable, "-m", "rlbench.cli", *words], **how, check=True)
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders(tmp_path)]
     assert [summary["algo"] for summary in summaries] == list(DEMO)
     assert len({summary["accuracy_before"] for summary in summaries}) == 1
@@ -24,8 +30,8 @@ def test_the_demo_learns_arithmetic(tmp_path, cache, seed):
     for summary in summaries:
         assert summary["learner_steps"] == demo["steps"]
         assert summary["rollouts"] == demo["steps"] * demo["batch"]["rollouts"]
-        assert summary["accuracy_before"] <= 0.6
-        assert summary["accuracy_after"] >= 0.9, summary
+        assert 0.4 <= summary["accuracy_before"] <= 0.6
+        assert summary["accuracy_after"] >= 0.95, summary
 
 
 @pytest.mark.slow

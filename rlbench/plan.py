@@ -147,7 +147,8 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         warm_start_optimizer=optimizer(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
         | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets}
-        | {"imitated": imitated(task, warm_start), "verifier": without(config["verifier"], *SPARED)},
+        | {"devices": len(devices or jax.local_devices()), "imitated": imitated(task, warm_start)}
+        | {"verifier": without(config["verifier"], *SPARED)},
         sources=[source_file(config[name], name) for name in ("tokenizer", "task", "model")]
         + [source_file(config["warm_start"]["optimizer"], "warm_start.optimizer")],
         trackers=[build(node, f"tracker.{name}", kind=Tracker) for name, node in config.get("tracker", {}).items()],

@@ -1,5 +1,6 @@
 """The common start of all algorithms: a short supervised phase on gold replies."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -13,9 +14,12 @@ from .acting.demonstrate import demonstrate
 from .acting.rollout import Actor, training_problems
 from .learning.learner import Learner
 from .randomness import key_of
-from .types import Count, Fraction, Model, Natural, Params, Status
+from .types import Count, Fraction, Model, Natural, Params, Problem, Status, Task
 
 log = logging.getLogger(__name__)
+
+
+APART = 8  # one training problem in so many is not imitated
 
 
 class WarmStart(NamedTuple):
@@ -24,7 +28,7 @@ class WarmStart(NamedTuple):
     steps: Natural  # at the most; 0 starts from random weights
     rollouts: Count  # gold replies a step
     accuracy: Fraction  # at which to stop
-    problems: Count  # that accuracy is measured on
+    problems: Count  # not imitated, that accuracy is measured on
     check_every: Count  # steps between looks at accuracy
     seed: Natural
 
@@ -44,7 +48,10 @@ class Cost(NamedTuple):
 def warm_start(
     settings: WarmStart, model: Model, learner: Learner, actor: Actor, progress: Callable[[int, float | None], None]
 ) -> tuple[Params, Cost]:
-    """Imitates gold replies to training problems until they are met or the steps are over.
+    """Imitates gold replies to training problems until others are met or the steps are over.
+
+    Accuracy is measured on problems that are never imitated, unless the task has too few to spare some: of those that
+    are, many are known by heart, and a start would be worse on held-out problems than its measure says.
 
     Args:
       learner: of `imitation`.
@@ -57,10 +64,17 @@ def warm_start(
     task, tokens, step = actor.task, 0, 0
     accuracy: float | None = 0.0
     first = 1 << 31  # no learner step comes to these numbers
-    beyond = first + settings.steps * settings.rollouts  # nor does imitation to these
+    beyond = first + settings.steps * 2 * settings.rollouts  # nor does imitation to these
+    ahead = training_problems(task, settings.seed, beyond, settings.problems)
+    spares = 2 * len({problem.identity for _, problem in ahead}) > settings.problems  # few repeat
+    if spares:
+        ahead = drawn(task, settings.seed, beyond, settings.problems, 4 * APART, is_apart)
 
     while step < settings.steps:
-        problems = training_problems(task, settings.seed, first + step * settings.rollouts, settings.rollouts)
+        begin = first + step * 2 * settings.rollouts
+        problems = drawn(
+            task, settings.seed, begin, settings.rollouts, 2, lambda problem: not (spares and is_apart(problem))
+        )
         batch = demonstrate(task, actor.tokenizer, actor.space, actor.verifier, problems)
         tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in batch.transcripts)
         state, _, _ = learner.step(state, learner.devices.spread(batch.rollouts))
@@ -68,7 +82,6 @@ def warm_start(
             learner.account.passed(one)
         step += 1
         if step % settings.check_every == 0:
-            ahead = training_problems(task, settings.seed, beyond, settings.problems)
             played = actor.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
             judged = [t.solved for t in played.transcripts if t.status != Status.INFRASTRUCTURE]
             accuracy = sum(judged) / len(judged) if judged else None
@@ -89,3 +102,25 @@ def warm_start(
         useful_flops={name: float(count) for name, count in by_component(needed).items()},
         verification_cpu_seconds=spent.verification.cpu_seconds,
     )
+
+
+def is_apart(problem: Problem) -> bool:
+    """Whether a problem is measured on instead of imitated: by its identity alone."""
+    return hashlib.blake2b(repr(problem.identity).encode(), digest_size=8).digest()[0] % APART == 0
+
+
+def drawn(
+    task: Task, seed: int, first: int, count: int, span: int, wanted: Callable[[Problem], bool]
+) -> list[tuple[int, Problem]]:
+    """`count` training problems with their numbers, from number `first` on: the wanted ones, in order.
+
+    Where count * span numbers have too few, as those of a task of few problems may, others make up for them.
+    """
+    found: list[tuple[int, Problem]] = []
+    others: list[tuple[int, Problem]] = []
+    for number in range(first, first + count * span):
+        (one,) = training_problems(task, seed, number, 1)
+        (found if wanted(one[1]) else others).append(one)
+        if len(found) == count:
+            break
+    return (found + others)[:count]

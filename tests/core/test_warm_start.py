@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from rlbench.acting.demonstrate import demonstrate
 from rlbench.learning.imitation import imitation
 from rlbench.learning.learner import Learner, Spending
-from rlbench.types import Status
-from rlbench.warm_start import Cost, WarmStart, warm_start
+from rlbench.types import Problem, Status
+from rlbench.warm_start import Cost, WarmStart, drawn, is_apart, warm_start
 from rlbench.warm_start_cache import cached, fingerprint
 from tests.fakes import Copy, actor_of, small_model
 
@@ -44,6 +45,47 @@ def test_the_source_of_a_plugin_is_content(tmp_path):
     before = fingerprint({}, [source])
     source.write_text("2")
     assert fingerprint({}, [source]) != before != fingerprint({}, [])
+
+
+class Many(Copy):
+    """81 prompts, whose last letter is the answer."""
+
+    bounds = Copy.bounds._replace(prompt=5)
+
+    def problem(self, seed, split):
+        letters = "".join("abc"[seed // 3**place % 3] for place in range(4))
+        return Problem(letters + "=", letters[-1])
+
+
+def test_wanted_problems_come_first_and_others_make_up_for_too_few():
+    def numbers(wanted):
+        return [number for number, _ in drawn(Copy(), 0, 0, 4, 2, lambda problem: problem.state in wanted)]
+
+    assert numbers("abc") == [0, 1, 2, 3]
+    assert numbers("ab") == [0, 1, 3, 4]
+    assert numbers("c") == [2, 5, 0, 1], "of eight numbers, two are wanted"
+
+
+def test_a_problem_that_is_measured_on_is_not_imitated(devices, monkeypatch):
+    model, imitated = small_model(), []
+
+    def recorded(task, tokenizer, space, verifier, problems):
+        imitated.extend(problem.identity for _, problem in problems)
+        return demonstrate(task, tokenizer, space, verifier, problems)
+
+    monkeypatch.setattr("rlbench.warm_start.demonstrate", recorded)
+    learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
+    settings = WarmStart(steps=4, rollouts=12, accuracy=1.0, problems=8, check_every=2, seed=0)
+    actor = actor_of(model, Many(), devices)
+    asked = []
+    play = actor.play
+    actor.play = lambda params, problems, *rest, **how: (asked.extend(problems), play(params, problems, *rest, **how))[
+        1
+    ]
+    warm_start(settings, model, learner, actor, lambda step, accuracy: None)
+    assert len(imitated) == 48 and len(asked) == 16
+    assert all(is_apart(problem) for _, problem in asked)
+    assert not {problem.identity for _, problem in asked}.intersection(imitated)
 
 
 def test_imitation_reaches_the_accuracy_it_stops_at(devices):
@@ -115,4 +157,4 @@ def test_accuracy_that_nobody_could_judge_stops_no_warm_start(devices, caplog):
     seen = []
     _, cost = warm_start(settings, model, learner, actor_of(model, Broken(), devices), lambda *note: seen.append(note))
     assert seen == [(2, None), (4, None)] and cost.steps == 4
-    assert caplog.messages == ["accuracy after the warm start is unknown: no reply could be judged"]
+    assert caplog.messages[-1:] == ["accuracy after the warm start is unknown: no reply could be judged"]

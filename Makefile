@@ -36,8 +36,10 @@ results-demo: .venv
 test: .venv
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
+# Learning keeps no clock: two at a time.
 test-all: test
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --ignore tests/learning
+	$(BIN)/pytest -m slow tests/learning -n 2 --dist worksteal
 
 lint: .venv
 	$(BIN)/ruff check .

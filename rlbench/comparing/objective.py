@@ -34,7 +34,8 @@ def measure(folder: Path, objective: str) -> float | None:
     """
     if match := AT_BUDGET.fullmatch(objective):
         return accuracy_at(read_rows(folder), match["axis"], float(match["amount"]))
-    leaves = dict(flat(read_ledger(folder))) | dict(flat(read_summary(folder)))
+    ledger = read_ledger(folder) if (folder / "ledger.json").exists() else {}  # a run that never started has none
+    leaves = dict(flat(ledger)) | dict(flat(read_summary(folder)))
     numbers = {name: value for name, value in leaves.items() if value is None or type(value) in (int, float)}
     if objective not in numbers:
         raise ConfigError(KEY, objective, f"no number of summary.json or ledger.json{nearest(objective, numbers)}")

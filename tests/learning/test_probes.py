@@ -27,6 +27,7 @@ def train(tmp_path, cache, algo: str, probe: str, *words: str) -> tuple[Experime
     log: list = []
     experiment.trackers[0].log = log.append  # type: ignore[method-assign]
     experiment.go()
+    experiment.stop.clear()  # so that tests can act on
     return experiment, [row["heldout/sampled_accuracy"] for row in log if "heldout/sampled_accuracy" in row]
 
 

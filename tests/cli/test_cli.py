@@ -163,7 +163,7 @@ def test_any_algorithm_runs_under_any_runner(rlbench, tmp_path):
 
 def test_an_experiment_goes_before_the_defaults_and_after_the_command_line(rlbench):
     demo = rlbench("experiment=demo", "algo=async_grpo", "--cfg", "job").stdout
-    assert re.search(r"^steps: 270$", demo, re.MULTILINE) and "minibatches: 8" in demo
+    assert re.search(r"^steps: 420$", demo, re.MULTILINE) and "minibatches: 8" in demo
     assert re.search(r"^steps: 7$", rlbench("experiment=demo", "steps=7", "--cfg", "job").stdout, re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The demo: from about a half to nine in ten, whatever the processor rounds. The others learn its task, too."""
+"""The demo: from about a half to 0.9 with a critic and 0.85 without, whatever the processor rounds. The others learn its task, too."""
 
 import json
 import platform
@@ -31,7 +31,7 @@ def test_the_demo_learns_arithmetic_whatever_the_processor_rounds(tmp_path, cach
         assert summary["learner_steps"] == demo["steps"]
         assert summary["rollouts"] == demo["steps"] * demo["batch"]["rollouts"]
         assert 0.4 <= summary["accuracy_before"] <= 0.6
-        assert summary["accuracy_after"] >= (0.85 if summary["algo"] == "async_grpo" else 0.9), summary
+        assert summary["accuracy_after"] >= (0.9 if summary["algo"] == "ppo" else 0.85), summary
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The demo: from about a half to 0.9 with a critic and 0.85 without, whatever the processor rounds. The others learn its task, too."""
+"""The demo: from a half to 0.9 with a critic and 0.85 without, however it is rounded. The others learn its task."""
 
 import json
 import platform

@@ -302,7 +302,7 @@ def read_words(folder: Path) -> list[str] | None:
 
 
 def read_hydra(folder: Path) -> dict[str, Any]:
-    """What Hydra keeps of itself."""
+    """Hydra's record of itself."""
     return read_yaml(folder / ".hydra/hydra.yaml", HydraRecord)
 
 

@@ -105,7 +105,7 @@ def warm_start(
 
 
 def is_apart(problem: Problem) -> bool:
-    """Whether a problem is measured on instead of imitated: by its identity alone."""
+    """True if a problem is measured on instead of imitated: by its identity alone."""
     return hashlib.blake2b(repr(problem.identity).encode(), digest_size=8).digest()[0] % APART == 0
 
 

@@ -53,7 +53,7 @@ def blank(shape: Any) -> Any:
 
 
 def intact(content: bytes) -> bytes:
-    """What follows the hash at the start of a file's content; nothing if it is not what was hashed."""
+    """The part after the hash at the start of a file's content; nothing if it is not what was hashed."""
     digest, data = content[:DIGEST], content[DIGEST:]
     return data if hashlib.sha256(data).digest() == digest else b""
 
@@ -68,7 +68,7 @@ def fingerprint(content: Any, sources: list[Path]) -> str:
 
 
 def rounding() -> list[Any]:
-    """What decides how the same program rounds: devices, the compiler's flags, and the instructions of a CPU."""
+    """Everything that decides how a program rounds: devices, the compiler's flags, and the instructions of a CPU."""
     devices = jax.local_devices()
     flags = [os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_DEFAULT_MATMUL_PRECISION")]
     on_cpu = any(device.platform == "cpu" for device in devices)

@@ -59,7 +59,7 @@ class Calls:
         place[0] = 0
 
     def overdue(self, seconds: float) -> bool:
-        """Whether the call at hand has taken longer; then its result and those of the others are not waited for."""
+        """True if the call at hand has taken longer; then its result and those of the others are not waited for."""
         with self.lock:
             if len(self.results) < len(self.calls) and time.monotonic() - self.began > seconds:
                 self.left = True
@@ -206,7 +206,7 @@ def own(state: Any) -> Any:
 
 
 def immutable(value: Any) -> bool:
-    """Whether nothing can change it, as far as its types tell: numbers, texts, and tuples and named tuples of them."""
+    """True if nothing can change it, as far as its types tell: numbers, texts, and tuples and named tuples of them."""
     if type(value) in ATOMS or isinstance(value, Enum):
         return True
     fixed = type(value) is frozenset or (isinstance(value, tuple) and not hasattr(value, "__dict__"))

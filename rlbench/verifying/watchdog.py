@@ -132,7 +132,7 @@ def watch(pipe: int, host: int, memory: mmap.mmap) -> None:
 
 
 def about(memory: mmap.mmap) -> str:
-    """What the calls at hand are about, of which one holds the lock."""
+    """Subjects of the calls at hand, of which one holds the lock."""
     found = []
     for place in range(0, PAGES * PAGE, PAGE):
         number, size = struct.unpack_from("qq", memory, place)
@@ -160,7 +160,7 @@ def read(data: bytes, limits: list[float], hurried: bool) -> tuple[bool, bool]:
 
 
 def stopped(host: int) -> bool:
-    """Whether a process is stopped, as by Ctrl-Z."""
+    """True if a process is stopped, as by Ctrl-Z."""
     try:
         with open(f"/proc/{host}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")

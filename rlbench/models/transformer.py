@@ -135,7 +135,8 @@ class Network(nn.Module):
 
     def setup(self) -> None:
         kinds = {"param_dtype": self.param_dtype, "dtype": self.dtype}
-        self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), **kinds)
+        # Small, as in GPT-2 and Llama: it is normalised before use, and from 1.0 a learning rate hardly turns it.
+        self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), **kinds)
         self.blocks = [
             Block(self.width, self.heads, self.kv_heads, self.hidden, 2 * self.layers, self.attention, **kinds)
             for _ in range(self.layers)

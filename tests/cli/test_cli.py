@@ -21,7 +21,8 @@ from tests import forked
 
 SMALL = [
     "model.layers=1", "model.width=16", "model.heads=2", "model.hidden=16", "batch.rollouts=16",
-    "steps=3", "warm_start.steps=4", "warm_start.rollouts=16", "warm_start.check_every=2", "warm_start.problems=16",
+    "steps=3", "warm_start.steps=4", "warm_start.accuracy=1", "warm_start.rollouts=16",
+    "warm_start.check_every=2", "warm_start.problems=16",
     "evaluation.every=2", "evaluation.problems=8", "evaluation.samples=2", "evaluation.pass_at=[1,2]",
 ]  # fmt: skip
 TINY = [*SMALL, "task.digits=1"]

@@ -208,8 +208,9 @@ def test_fates_are_of_the_first_cause_and_attributes_apart(plan_of, tmp_path):
 
 
 def test_four_devices_execute_what_one_does(plan_of, tmp_path):
+    words = "batch.rollouts=32", "optimizer@warm_start.optimizer=adamw"  # whose updates are the lesser part of it
     one, four = (
-        ledger_of(plan_of("grpo", "batch.rollouts=32", devices=devices), tmp_path)["compute"]["executed"]["by_phase"]
+        ledger_of(plan_of("grpo", *words, devices=devices), tmp_path)["compute"]["executed"]["by_phase"]
         for devices in (1, 4)
     )
     # Each updates all parameters, and adds up gradients of all of them.

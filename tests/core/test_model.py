@@ -18,7 +18,7 @@ from tests.fakes import LETTERS, Copy, TwoTurns, actor_of, problems_of, rollouts
 def test_sampled_logp_is_that_of_a_full_forward_pass(devices, temperature, kv_heads):
     model = small_model(layers=2, kv_heads=kv_heads, temperature=temperature)
     params = rough(model.init(jax.random.key(0)))
-    batch = actor_of(model, Copy(), devices, reply=5).play(params, problems_of(Copy(), 6), 4, first_id=0, version=0)
+    batch = actor_of(model, Copy(), devices, reply=5).play(params, problems_of(Copy(), 48), 4, first_id=0, version=0)
     lengths = {t.prompt_tokens for t in batch.transcripts}, {t.reply_tokens for t in batch.transcripts}
     assert min(map(len, lengths)) > 2, "the test wants ragged prompts and replies"
     logp = token_logp(model, params, jax.tree.map(jnp.asarray, batch.rollouts))

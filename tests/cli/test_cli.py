@@ -217,7 +217,8 @@ def test_rollouts_have_to_divide_over_the_devices(cache, tmp_path):
 
 
 def test_nan_stops_the_run_with_the_step_and_the_metric(rlbench, tmp_path):
-    done = rlbench("optimizer.learning_rate=1e30", *TINY, "warm_start.accuracy=0.01", "steps=20")
+    # A critic has something to learn whatever is earned.
+    done = rlbench("algo=ppo", "optimizer.learning_rate=1e30", *TINY, "steps=20")
     assert done.returncode == 1
     assert re.fullmatch(r"rlbench: learner step \d+: [\w/]+ is (nan|-?inf)\n", done.stderr), done.stderr
     summary = json.loads((folders(tmp_path)[0] / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""What the ledger costs: its share of a learner step of the demo, for each of the three algorithms.
+"""The ledger's cost: its share of a learner step of the demo, for each of the three algorithms.
 
 Every entry point of the accounting is timed while the steps run, on both threads, with what it waits
 for the other one. (Runs with and without it differ by less than two equal runs do, so that their ratio

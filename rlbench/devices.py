@@ -168,7 +168,7 @@ class Program:
 
     @property
     def compilations(self) -> int:
-        """How often the function was compiled so far."""
+        """Number of compilations so far."""
         return len(self._executables)
 
     def __call__(self, *arguments: Any) -> Any:

@@ -88,7 +88,7 @@ def installed() -> Iterator[Place]:
 
 
 def folders_of(entry: EntryPoint) -> list[str]:
-    """Where a package is; nothing but the packages above it is imported.
+    """The folder of a package; nothing but the packages above it is imported.
 
     Raises:
       ImportError: there is no such package.

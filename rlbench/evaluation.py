@@ -11,7 +11,7 @@ from .types import Count, Fraction, Natural, Params, Problem, Status, Task
 
 
 class Evaluation(NamedTuple):
-    """What is measured on held-out problems, and how often."""
+    """Settings of the measurements on held-out problems."""
 
     every: Count  # learner steps; the start and the end are always measured
     problems: Count  # distinct ones, if the task has so many
@@ -24,14 +24,14 @@ class Evaluation(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What became of replies."""
+    """Counts of replies by outcome."""
 
     judged: np.ndarray  # bool[replies]  the verifier did not break
     solved: np.ndarray  # bool[replies]
 
 
 class Measured(NamedTuple):
-    """What an evaluation found."""
+    """Result of an evaluation."""
 
     metrics: dict[str, float | None]  # None where the verifier broke over everything
     likeliest: Outcomes  # of each problem's likeliest reply

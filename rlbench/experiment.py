@@ -62,7 +62,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 class Experiment:
-    """What a run knows of itself while it runs."""
+    """State of a run while it runs."""
 
     def __init__(self, plan: Plan, folder: Path):
         self.plan, self.folder = plan, folder

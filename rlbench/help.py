@@ -1,4 +1,4 @@
-"""What `rlbench --help` prints, and what a mistaken command line is told: both read from the YAML files."""
+"""`rlbench --help`, and messages to a mistaken command line: both read from the YAML files."""
 
 import re
 import traceback

@@ -44,7 +44,7 @@ class Interrupts:
 
     @property
     def came(self) -> bool:
-        """Whether the block that is installed was interrupted."""
+        """True if the block that is installed was interrupted."""
         return self._delivered
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:

@@ -39,7 +39,7 @@ SECTIONS = (
 
 
 class Batch(NamedTuple):
-    """What a learner step consumes, and how."""
+    """Settings of the batch that a learner step consumes."""
 
     rollouts: Count
     epochs: Count
@@ -166,7 +166,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
 
 
 def imitated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
-    """What some problems ask and their gold replies: a task may read them from a file that the config only names."""
+    """Prompts and gold replies of some problems: a task may read them from a file that the config only names."""
     problems = training_problems(task, warm_start.seed, 0, 256)
     return [(problem.prompt, gold_of(task, problem.state)) for _, problem in problems]
 

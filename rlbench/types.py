@@ -118,7 +118,7 @@ class Algorithm(NamedTuple):
 
 
 class LearnerState(NamedTuple):
-    """What a learner step takes and gives; `version` counts learner steps."""
+    """State that a learner step takes and gives; `version` counts learner steps."""
 
     trainable: Params
     frozen: Params
@@ -127,7 +127,7 @@ class LearnerState(NamedTuple):
 
 
 class Status(StrEnum):
-    """What became of a reply. A verifier that broke is INFRASTRUCTURE: no reward, no row."""
+    """Status of a reply. A verifier that broke is INFRASTRUCTURE: no reward, no row."""
 
     OPEN = "open"  # the conversation goes on
     PASSED = "passed"
@@ -140,7 +140,7 @@ class Status(StrEnum):
 
 
 class Phase(StrEnum):
-    """What computation is for. Programs mark theirs by jax.named_scope; the ledger counts by them."""
+    """Purpose of a computation. Programs mark theirs by jax.named_scope; the ledger counts by them."""
 
     PREFILL = "prefill"  # prompts and the environment's text, read into the cache
     DECODE = "decode"  # replies, token by token
@@ -153,7 +153,7 @@ class Phase(StrEnum):
 
 
 class Fate(StrEnum):
-    """What became of a rollout: the first that applies."""
+    """Fate of a rollout: the first that applies."""
 
     INFRASTRUCTURE = "infrastructure failure"  # its verifier broke
     STALE = "stale"  # too old when its turn came, or left over when the run ended
@@ -163,7 +163,7 @@ class Fate(StrEnum):
 
 
 class Problem(NamedTuple):
-    """What a task asks: the text shown to the model, and the state that judges the reply.
+    """One problem of a task: the text shown to the model, and the state that judges the reply.
 
     Problems of equal identity are the same one in other words: evaluation asks one of them.
     """
@@ -190,7 +190,7 @@ class Step(NamedTuple):
 
     @property
     def asks(self) -> str | None:
-        """What the model has to answer; None when the conversation is over."""
+        """The text that the model has to answer; None when the conversation is over."""
         return self.observation if self.status == Status.OPEN else None
 
 
@@ -216,7 +216,7 @@ class Program(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of a program."""
+    """Outcome of a program."""
 
     status: Status
     cpu_seconds: float = 0.0  # of its process
@@ -286,7 +286,7 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where a run's numbers go. Called on the learner's thread, once a learner step."""
+    """A receiver of a run's numbers. Called on the learner's thread, once a learner step."""
 
     def begin(self, folder: Path) -> None:
         """The run begins. Its config.yaml is in its folder, and its record will be: metrics.jsonl and the like."""

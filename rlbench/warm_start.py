@@ -23,7 +23,7 @@ APART = 8  # one training problem in so many is not imitated
 
 
 class WarmStart(NamedTuple):
-    """How long to imitate. Ends as soon as greedy accuracy on training problems is reached."""
+    """Settings of imitation. Ends as soon as greedy accuracy on training problems is reached."""
 
     steps: Natural  # at the most; 0 starts from random weights
     rollouts: Count  # gold replies a step
@@ -34,7 +34,7 @@ class WarmStart(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a warm start took, when it was made; a cached one cost it once."""
+    """Cost of a warm start, when it was made; a cached one cost it once."""
 
     steps: int
     rollouts: int

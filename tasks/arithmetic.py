@@ -97,7 +97,7 @@ def content(operation: Operation, a: int, b: int) -> str:
 
 
 def held_out(operation: Operation, a: int, b: int) -> bool:
-    """Which split a problem is in, from its content alone."""
+    """True if a problem is held out, by its content alone."""
     digest = hashlib.blake2b(content(operation, a, b).encode(), digest_size=8).digest()
     return int.from_bytes(digest) % HELDOUT == 0
 

@@ -127,7 +127,7 @@ Function = Callable[[Any], Any]
 
 
 class State(NamedTuple):
-    """What judges a reply."""
+    """The tests that judge a reply."""
 
     gold: str
     tests: tuple[Call, ...]
@@ -296,7 +296,7 @@ def body(pipeline: Pipeline) -> str:
 
 
 def words(pipeline: Pipeline) -> str:
-    """What is asked. Text and lists, to which one word may mean two things, are told apart."""
+    """The prompt. Text and lists, to which one word may mean two things, are told apart."""
     start = {int: [], str: ["text"], list: ["list"]}[pipeline[0].kind.takes]
     return ", ".join([*start, *(operation.words for operation in pipeline)])
 

@@ -18,7 +18,7 @@ KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
 class State(NamedTuple):
-    """What judges a reply."""
+    """The tests that judge a reply."""
 
     prompt: str
     entry_point: str

@@ -26,7 +26,7 @@ class Pass(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """What judging replies took."""
+    """Cost of judging replies."""
 
     calls: int = 0
     programs: int = 0  # that were run for them
@@ -44,7 +44,7 @@ NOTHING = Verification()
 
 
 class Spent(NamedTuple):
-    """What was taken from an account."""
+    """Work taken from an account."""
 
     flops: Flops
     passes: tuple[Pass, ...]

@@ -1,4 +1,4 @@
-"""What has to close: totals that are the sums of their parts, and room that holds what is in it."""
+"""Checks that a ledger closes: totals are the sums of their parts, and room that holds what is in it."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -71,7 +71,7 @@ class Work(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a value comes from."""
+    """Origin of a value."""
 
     networks: frozenset[str] = frozenset()  # whose parameters it was computed from
     latest: frozenset[str] = frozenset()  # of them, those of the last matrix products on the way to it
@@ -119,7 +119,7 @@ class Counting:
         self.results: list[Origin] = []  # of the jaxpr that was walked last
 
     def walk(self, jaxpr: Jaxpr, origins: Sequence[Origin], path: str, times: int) -> Flops:
-        """What the jaxpr costs when it runs so many times; the origins of its results are left in `results`."""
+        """Cost of the jaxpr when it runs so many times; the origins of its results are left in `results`."""
         known: dict[Any, Origin] = dict.fromkeys(jaxpr.constvars, DATA)
         known.update(zip(jaxpr.invars, origins, strict=True))
         flops: Flops = Counter()
@@ -143,7 +143,7 @@ class Counting:
         return flops
 
     def inside(self, eqn: Any, inputs: list[Origin], where: str, times: int) -> Flops | None:
-        """What the jaxprs within an equation cost; None if there are none to walk."""
+        """Cost of the jaxprs within an equation; None if there are none to walk."""
         parameters = eqn.params
         match eqn.primitive.name:
             case "scan":
@@ -212,7 +212,7 @@ class Counting:
 
 
 def carry_of(parameters: dict[str, Any]) -> tuple[int, int]:
-    """How many arguments of a scan come before what it carries from trip to trip, and how many it carries."""
+    """Numbers of a scan's arguments: those before what it carries from trip to trip, and those it carries."""
     if "ft_in" in parameters:  # since JAX 0.11
         fixed, carried, _ = map(len, parameters["ft_in"].unpack())
         return fixed, carried
@@ -267,7 +267,7 @@ def component(eqn: Any, inputs: Sequence[Origin]) -> str:
 
 
 def derived(eqn: Any, inputs: Sequence[Origin]) -> Origin:
-    """Where the result of an operation comes from."""
+    """Origin of an operation's result."""
     constant = all(origin.constant for origin in inputs) and not eqn.primitive.name.startswith("random")
     whole = merged([origin for origin in inputs if origin.networks])._replace(constant=constant)
     if eqn.primitive.name in PRODUCTS and (owner := component(eqn, inputs)) != SHARED:
@@ -276,7 +276,7 @@ def derived(eqn: Any, inputs: Sequence[Origin]) -> Origin:
 
 
 def merged(origins: Sequence[Origin]) -> Origin:
-    """What comes from all of these."""
+    """The common origin of all of these."""
     nothing = frozenset[str]()
     return Origin(
         nothing.union(*(origin.networks for origin in origins)),

@@ -26,7 +26,7 @@ OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that 
 
 
 class Gain(NamedTuple):
-    """What the run bought, on held-out problems."""
+    """Outcome of the run on held-out problems."""
 
     points: float  # of accuracy, in percent
     solved: int  # problems that are solved at the end and were not before the first step
@@ -160,7 +160,7 @@ class Ledger:
                 totals.settle(tally, tally.fates(chosen[mine], taught[mine]), acted)
 
     def warmed(self, executed: Mapping[str, float], useful: Mapping[str, float]) -> None:
-        """What the warm start took, by component, in whichever run it was made."""
+        """Charges the warm start, by component, in whichever run it was made."""
         with self._entry() as totals:
             totals.aside(
                 Phase.WARM_START,
@@ -336,7 +336,7 @@ class Ledger:
 
 
 def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
-    """What goes through a network when a batch, padded to rows of T = length, is scored and trained on."""
+    """Passes through a network when a batch, padded to rows of T = length, is scored and trained on."""
     slots, fed = len(tally.tokens) * (length - 1), np.maximum(tally.tokens - 1, 0)  # outputs at t - 1 judge token t
     read = np.where(tally.broke, 0, tally.reply)
     return [Pass(Phase.SCORE, slots, fed, 0, read), Pass(Phase.FORWARD, slots, fed, 0, read, 1, epochs)]

@@ -67,7 +67,7 @@ def peak_of(devices: Sequence[jax.Device], dtype: str) -> Peak:
 
 
 def groups(devices: Sequence[jax.Device]) -> int:
-    """How many of the devices compute at once at full speed: simulated ones share one CPU."""
+    """Number of the devices that compute at once at full speed: simulated ones share one CPU."""
     return 1 if devices[0].platform == "cpu" else len(devices)
 
 

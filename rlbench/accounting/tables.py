@@ -56,7 +56,7 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
 
 
 def rollouts_table(ledger: Mapping[str, Any]) -> Table:
-    """What became of the rollouts, and of the operations paid for them; then what judging them took."""
+    """Table of the rollouts' fates and of the operations paid for them; then the cost of judging them."""
     rollouts, executed = ledger["rollouts"], ledger["compute"]["executed"]
     table = small(f"rollouts of {rollouts['problems']:,} problems")
     headed(table, "fate", "rollouts", "tokens", "FLOPs")

@@ -1,4 +1,4 @@
-"""What the host knows of sampled rollouts, and what became of each."""
+"""Sampled rollouts as the host knows them, and the fate of each."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class Tally(NamedTuple):
     broke: np.ndarray  # bool[B]  the verifier's infrastructure failed
 
     def fates(self, chosen: np.ndarray, teaches: np.ndarray) -> dict[Fate, np.ndarray]:
-        """What became of the rows, as bool[B] by fate: the first that applies.
+        """Fates of the rows, as bool[B] by fate: the first that applies.
 
         Args:
           chosen: bool[B], whether a row was trained on.

@@ -11,7 +11,7 @@ from ..interrupts import UNINTERRUPTED
 
 
 class Doing(StrEnum):
-    """What a thread does."""
+    """Activity of a thread."""
 
     COMPUTING = "computing"  # from a program's dispatch until its result is here
     VERIFYING = "verifying"  # waiting for the task's verdicts
@@ -22,7 +22,7 @@ class Doing(StrEnum):
 
 
 class DeviceState(StrEnum):
-    """What the set of devices that acting and learning share is doing; the first that applies."""
+    """State of the devices that acting and learning share; the first that applies."""
 
     BOTH = "actor and learner"
     ACTOR = "actor only"
@@ -116,5 +116,5 @@ class Timeline:
 
 
 def word(role: str, doing: Doing) -> str:
-    """What a role is said to do."""
+    """Name of a role's activity."""
     return WAITS_FOR[role] if doing is Doing.WAITING else doing.value

@@ -21,14 +21,14 @@ class Sampling(NamedTuple):
 
 
 class Chooser(NamedTuple):
-    """How each row of a batch picks its tokens: a function of its key and the token's position alone."""
+    """Sampling of each row of a batch: a function of its key and the token's position alone."""
 
     key: Array  # key[B]
     greedy: Array  # bool[B]
 
 
 class Reply(NamedTuple):
-    """What a batch of rows said: row b chose length[b] tokens, the last of which ends it or fills the space."""
+    """Replies of a batch of rows: row b chose length[b] tokens, the last of which ends it or fills the space."""
 
     tokens: Array  # i32[B, R]
     logp: Array  # f32[B, R]

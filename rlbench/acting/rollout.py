@@ -37,7 +37,7 @@ class Space(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """What the host knows of one rollout, beside the arrays."""
+    """Record of one rollout on the host, beside the arrays."""
 
     problem: int  # its seed
     prompt: str
@@ -53,7 +53,7 @@ class Transcript(NamedTuple):
 
     @property
     def solved(self) -> bool:
-        """Whether the rewards add up to full reward, which is 1."""
+        """True if the rewards add up to full reward, which is 1."""
         return self.reward > 1 - 1e-6
 
 
@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     rows: np.ndarray  # i64[B]  where each row of the rollouts stands among the transcripts; -1 is padding
 
     def tally(self, group_size: int) -> Tally:
-        """What was sampled as the ledger knows it."""
+        """The batch in the ledger's terms."""
         columns: list[Any] = list(zip(*self.transcripts, strict=True))
         all_of: Any = Transcript(*columns)
         rows = len(self.transcripts)

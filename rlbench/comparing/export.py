@@ -52,7 +52,7 @@ def labelled(report: Report) -> Iterator[tuple[dict[str, Any], Run]]:
 
 
 def scalar(value: Any) -> Any:
-    """What a cell may hold; lists and mappings become text."""
+    """A cell's value; lists and mappings become text."""
     return str(value) if isinstance(value, list | dict) else value
 
 

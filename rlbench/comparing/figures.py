@@ -183,7 +183,7 @@ def png(figure: Figure) -> bytes:
 
 
 def javascript() -> str:
-    """What draws the figures in a browser: Vega, Vega-Lite and Vega-Embed in one script."""
+    """The script that draws the figures in a browser: Vega, Vega-Lite and Vega-Embed in one script."""
     return drawer().javascript_bundle(vl_version=VEGA_LITE)
 
 

@@ -1,4 +1,4 @@
-"""Which runs are seeds of one another, and which may be compared: questions, and the groups that answer them."""
+"""Groups of runs that are seeds of one another, and which of them may be compared: questions, and their groups."""
 
 import json
 import re
@@ -25,7 +25,7 @@ class Group(NamedTuple):
 
     @property
     def trials(self) -> int:
-        """How many trials the settings were chosen from; 0 is untuned, and so is a config that does not say."""
+        """Trials that the settings were chosen from; 0 is untuned, and so is a config that does not say."""
         return max(run.config.get("trials") or 0 for run in self.runs)
 
     @property

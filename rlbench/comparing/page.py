@@ -98,7 +98,7 @@ def page(report: Report) -> str:
 
 
 def title(report: Report) -> str:
-    """What is compared, on what."""
+    """The heading: what is compared, on what."""
     names = dict.fromkeys(
         run.summary["algo"] for part in report.parts for one in part.question.groups for run in one.runs
     )

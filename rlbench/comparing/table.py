@@ -16,7 +16,7 @@ from .runs import Skipped, found
 
 
 class Reports(NamedTuple):
-    """What runs left of their outcome."""
+    """Outcomes of runs, read from their folders."""
 
     runs: list[tuple[dict[str, Any], dict[str, Any] | None]]  # summary and ledger; no ledger if it never started
     unread: list[Skipped]

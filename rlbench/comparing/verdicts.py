@@ -35,7 +35,7 @@ class Standing(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What can be said of a pair."""
+    """Verdict on a pair."""
 
     ours: str
     theirs: str
@@ -142,7 +142,7 @@ def tuned(group: Group) -> str:
 
 
 def reason(samples: Sequence[np.ndarray], corrected: float | None, fewest: int) -> str:
-    """Why no winner is named."""
+    """The reason why no winner is named."""
     seeds = min(map(len, samples))
     if corrected is None:
         return f"{FEWEST} seeds a side are the least and one has {seeds}"
@@ -152,7 +152,7 @@ def reason(samples: Sequence[np.ndarray], corrected: float | None, fewest: int) 
 
 
 def advice(effect: float | None, enough: int | None, fewest: int, power: float) -> str:
-    """How many seeds would do."""
+    """The number of seeds that would do."""
     if effect is None:
         return f"one seed shows no spread, so run at least {fewest} seeds a side"
     if effect == 0:

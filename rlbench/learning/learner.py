@@ -17,7 +17,7 @@ from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phas
 
 
 class Spending(NamedTuple):
-    """How a batch is spent. One epoch passes over all of it, one minibatch is one optimizer update."""
+    """Use of a batch. One epoch passes over all of it, one minibatch is one optimizer update."""
 
     epochs: int
     minibatches: int

@@ -14,7 +14,7 @@ from .estimators import happened
 
 
 class ClipRange(NamedTuple):
-    """How far a ratio of two policies may leave 1."""
+    """Bounds of a ratio of two policies, as distances from 1."""
 
     low: Positive  # below 1
     high: Positive  # above 1

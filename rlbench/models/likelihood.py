@@ -1,4 +1,4 @@
-"""What a network says of tokens. The convention that token t is judged by outputs at t - 1 lives here."""
+"""Likelihood of tokens under a network. The convention that token t is judged by outputs at t - 1 lives here."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which runs of a sweep's folder are finished, so that a sweep can be completed; and where the others go."""
+"""Finished runs of a sweep's folder, so that a sweep can be completed; and where the others go."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ from ..records import RECORD, Unreadable, content, read_summary
 
 
 class Finished:
-    """What is in a sweep's folder. A run is known by its resolved config, not by its number.
+    """Contents of a sweep's folder. A run is known by its resolved config, not by its number.
 
     Args:
       folder: of the sweep; absolute.
@@ -62,7 +62,7 @@ class Finished:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run says so, whole."""
+    """True if a run says so, whole."""
     try:
         return read_summary(folder)["status"] == "finished"
     except Unreadable:
@@ -70,7 +70,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether a run can write its record there: it is there already, or nothing is in its place."""
+    """True if a run can write its record there: it is there already, or nothing is in its place."""
     return all(path.is_file() or not lexists(path) for path in (folder / name for name in RECORD))
 
 

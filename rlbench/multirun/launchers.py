@@ -1,4 +1,4 @@
-"""Where the jobs of a multirun run: here, one after the other or side by side; on Slurm; on a Ray cluster.
+"""Launchers of a multirun's jobs: here, one after the other or side by side; on Slurm; on a Ray cluster.
 
 The launchers that are published for these libraries end the whole sweep when one job crashes, or when one cannot be
 composed, and joblib's runs many jobs in one process. So these are our own, as thin as they can be: what is promised of
@@ -39,7 +39,7 @@ Outcomes = Generator[tuple[Job, JobReturn], None, None]
 
 
 class Jobs(Launcher):
-    """What is the same wherever jobs run. Those that cannot be composed fail alone, finished ones are left out."""
+    """The launchers' common part. Jobs that cannot be composed fail alone, finished ones are left out."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task_function, self.config = hydra_context, task_function, config

@@ -1,4 +1,4 @@
-"""How a multirun ends: its tables, what failed and why, and the commands that repeat or complete it."""
+"""The end of a multirun: its tables, what failed and why, and the commands that repeat or complete it."""
 
 import contextlib
 import logging

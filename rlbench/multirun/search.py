@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(NamedTuple):
-    """How to search."""
+    """Settings of a search."""
 
     objective: str  # as in comparing.objective.measure
     direction: Literal["maximize", "minimize"]
@@ -142,7 +142,7 @@ class OptunaSweeper(Sweeper):
         (folder / "search.json").write_text(json.dumps(content, indent=2) + "\n")
 
     def distribution(self, override: Override) -> Any:
-        """What Optuna samples from, for one key's values.
+        """Optuna's distribution of one key's values.
 
         Raises:
           ConfigError: there are no such values: their range ends before it starts, or has no logarithm.

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Runner(NamedTuple):
-    """How far acting may run ahead of learning."""
+    """The lead that acting may have over learning."""
 
     max_staleness: Natural  # learner steps between the policy that samples a batch and the one trained on it
 

@@ -1,4 +1,4 @@
-"""What an algorithm's functions have to hold: each check takes a Case, and raises where it breaks."""
+"""Checks of an algorithm's functions: each check takes a Case, and raises where it breaks."""
 
 import re
 from typing import Any
@@ -63,7 +63,7 @@ def check_zero_advantage(case: Case) -> None:
 
 
 def check_masking(case: Case) -> None:
-    """What stands where the mask is False, and after the last chosen token, changes nothing."""
+    """Tokens where the mask is False, and after the last chosen one, change nothing."""
     rollouts, scores = case.rollouts, case.score()
     after = np.arange(rollouts.mask.shape[1]) > last_chosen(rollouts)
     seen = {name: np.where(rollouts.mask, x, 0) for name, x in scores.items() if x.shape == rollouts.mask.shape}

@@ -1,4 +1,4 @@
-"""What an algorithm is checked on: a small model, and a small batch with every kind of row."""
+"""The case that an algorithm is checked on: a small model, and a small batch with every kind of row."""
 
 import contextlib
 import copy
@@ -110,7 +110,7 @@ class Case:
 
     @cached_property
     def learned(self) -> Learned:
-        """What a learner makes of it: two steps, each of two updates on microbatches of two rows."""
+        """Trains on it: two steps, each of two updates on microbatches of two rows."""
         account, devices = Account(), Devices(jax.local_devices()[:1])
         spending = Spending(epochs=1, minibatches=2, microbatch_tokens=2 * LENGTH)
         learner = Learner(self.algorithm, optax.adam(1e-3), spending, devices, seed=0, donate=False, account=account)

@@ -120,13 +120,13 @@ def report_failures(console: Console, plugin: Plugin, results: Sequence[Result])
 
 
 def tally(results: Sequence[Result]) -> str:
-    """How many checks ended how."""
+    """Counts of checks by outcome."""
     counts = {outcome: sum(result.outcome == outcome for result in results) for outcome in Outcome}
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
 
 
 def results_of(plugin: Plugin, words: Sequence[str]) -> Iterator[Result]:
-    """What becomes of each check of a plugin, the first being that it can be built.
+    """Results of each check of a plugin, the first being that it can be built.
 
     Raises:
       ConfigError: the words set a value that the plugin refuses, or it can't be checked on this machine.

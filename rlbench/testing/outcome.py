@@ -1,4 +1,4 @@
-"""How a check ends: passed, not applicable, or failed, with what was expected, what came, and where to look."""
+"""The outcome of a check: passed, not applicable, or failed, with what was expected, what came, and where to look."""
 
 import unittest
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from ..types import ConfigError, PluginError
 
 
 class NotApplicable(unittest.SkipTest):
-    """What a check asks can't be asked of this plugin; says why. A test runner reports it as a skipped test."""
+    """A check does not apply to this plugin; says why. A test runner reports it as a skipped test."""
 
 
 def expect_finite(about: str, tree: Any, when: str) -> None:
@@ -37,7 +37,7 @@ def expect_close(about: str, what: str, came: Any, wanted: Any, rtol: float, ato
 
 
 class Outcome(StrEnum):
-    """How a check ended."""
+    """Outcome of a check."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -45,7 +45,7 @@ class Outcome(StrEnum):
 
 
 class Result(NamedTuple):
-    """What became of one check of one plugin."""
+    """Result of one check of one plugin."""
 
     check: str
     outcome: Outcome

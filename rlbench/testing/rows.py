@@ -1,4 +1,4 @@
-"""What an algorithm may make of rows and their groups: order, numbers, groups that teach nothing, stale data."""
+"""Checks of what an algorithm makes of rows and their groups: order, numbers, groups that teach nothing, stale data."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ def check_equal_rewards(case: Case) -> None:
 
 
 def not_relative(case: Case) -> str:
-    """Why equal rewards of a group may well have an advantage; empty where the advantage is relative to its group.
+    """Reason that equal rewards of a group may have an advantage; empty where the advantage is relative to its group.
 
     It is where it changes when rows change groups, but not when another group's rewards do, nor, with no reward paid,
     when log-probabilities do.
@@ -87,13 +87,13 @@ def not_relative(case: Case) -> str:
 
 
 def depends_on_groups(case: Case) -> bool:
-    """Whether the advantage changes when rows change groups."""
+    """True if the advantage changes when rows change groups."""
     dealt = case.rollouts._replace(group=np.arange(ROWS, dtype=np.int32) % GROUPS)
     return not np.array_equal(case.score(dealt)["advantage"], case.score()["advantage"])
 
 
 def check_keep(case: Case) -> None:
-    """What it keeps is the same, whatever stands in absent rows, in any order; whole groups where they matter."""
+    """It keeps the same, whatever stands in absent rows, in any order; whole groups where they matter."""
     if case.algorithm.keep is keep_all:
         raise NotApplicable("every rollout is kept")
     keep, rollouts = jax.jit(case.algorithm.keep), case.rollouts

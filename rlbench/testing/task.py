@@ -1,4 +1,4 @@
-"""What a task has to hold: each check takes the task and what judges its replies, and raises where it breaks."""
+"""Checks of a task: each check takes the task and what judges its replies, and raises where it breaks."""
 
 import pickle
 import re

@@ -124,7 +124,7 @@ def workspace(entity: str, project: str, name: str, networks: list[str]) -> Any:
 
 
 def specification(board: Any) -> dict[str, Any]:
-    """What wandb would be told of a workspace."""
+    """The JSON that wandb would be sent of a workspace."""
     return board._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

@@ -174,7 +174,7 @@ def at_home(home: Path) -> Iterator[None]:
 
 
 def about(folder: Path, who: Identity) -> dict[str, Any]:
-    """Who a run is, as wandb.init takes it.
+    """Identity of a run, as wandb.init takes it.
 
     The config is the resolved one and, under `choices`, what was chosen of every group.
     """

@@ -110,7 +110,7 @@ class WeightsAndBiases:
         return f"{SAYS}{CONNECTED}" in self._said()
 
     def _said(self) -> str:
-        """What the sender said so far; read without moving the position, which it shares."""
+        """Output of the sender so far; read without moving the position, which it shares."""
         return os.pread(self.said.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def _gone(self, reason: str = "") -> None:

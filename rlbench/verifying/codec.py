@@ -146,7 +146,7 @@ def canonical(tree: Any, depth: int = 0) -> str:
 
 
 def same(answer: Any, expected: str) -> bool:
-    """Whether an answer, a tree that nobody vouches for, is exactly the expected one, which is canonical."""
+    """True if an answer, a tree that nobody vouches for, is exactly the expected one, which is canonical."""
     try:
         return canonical(answer) == expected
     except (Unencodable, RecursionError):

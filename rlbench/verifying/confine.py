@@ -1,4 +1,4 @@
-"""What a sandboxed program may ask of the kernel: limits, Landlock, and a seccomp allowlist.
+"""Limits of what a sandboxed program may ask of the kernel: resources, Landlock, and a seccomp allowlist.
 
 Standard library only: the sandbox loads this file by its path. Nothing here needs root. Sources:
 seccomp(2), landlock(7), capabilities(7); numbers of Linux's uapi headers (asm/unistd.h of each machine).
@@ -139,7 +139,7 @@ MARK = 0x7E577E57  # stands for the process in a filter until there is one
 
 
 class Chains:
-    """What can be made ready once, before the fork; a child puts it on. There is no way back.
+    """Restrictions, made ready once before the fork; a child puts them on. There is no way back.
 
     Raises:
       OSError: the kernel refuses one of the measures. Then nothing may be run.

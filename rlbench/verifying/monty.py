@@ -115,7 +115,7 @@ def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty,
 
 
 def limit(memory_bytes: int) -> None:
-    """What the interpreter's own limits leave out; it inherits these."""
+    """Sets the limits that the interpreter's own leave out; it inherits these."""
     for kind, value in (
         (resource.RLIMIT_AS, 2 * memory_bytes + OVERHEAD),
         (resource.RLIMIT_FSIZE, 0),
@@ -186,7 +186,7 @@ LACKING = ("monty", "supported", "cannot create '", "object to bytes")
 
 
 def unsupported(raised: BaseException) -> bool:
-    """Whether CPython would have had what is missing. A program may raise as if: it earns nothing by it."""
+    """True if CPython would have had what is missing. A program may raise as if: it earns nothing by it."""
     text = str(raised)
     names = re.findall(r"'([\w.]+)'", text)
     if isinstance(raised, ImportError):
@@ -215,7 +215,7 @@ def run(limits: dict, requests: int, responses: int, pool: pydantic_monty.Monty)
     deadlines = zygote.Deadlines(late)
 
     def over() -> str | None:
-        """What a program makes a child do that holds it up is the program's doing."""
+        """A child that a program holds up is the program's doing."""
         return deadlines.over([zygote.cpu_seconds_of(pid)], []) and "wall"
 
     stopped = zygote.follow(reading, requests, responses, over, pass_on)

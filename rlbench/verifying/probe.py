@@ -92,7 +92,7 @@ def bubblewrap() -> tuple[tuple[str, ...], str]:
 
 
 def holes(sandbox: Sandbox = FORK) -> list[str]:
-    """What a sandbox lets through on this machine, or why it does not work; nothing if it is tight."""
+    """Leaks of a sandbox on this machine, or why it does not work; nothing if it is tight."""
     if sandbox.backend == "fork" and sys.platform != "linux":
         return ["this is not Linux"]
     if sandbox.backend == "monty" and not importlib.util.find_spec("pydantic_monty"):

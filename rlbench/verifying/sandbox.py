@@ -24,7 +24,7 @@ GRACE = 5.0  # seconds beyond a program's own that a worker may take to answer
 
 
 class Sandbox(NamedTuple):
-    """What holds programs; `probe.choose` finds one that does, and nothing else changes it."""
+    """A kind of sandbox; `probe.choose` finds one that does, and nothing else changes it."""
 
     backend: Literal["fork", "monty", "unsafe"]
     wrapper: tuple[str, ...] = ()  # the command that the worker's own is put behind
@@ -35,7 +35,7 @@ FORK = Sandbox("fork", why="the default")
 
 
 class Limits(NamedTuple):
-    """What one program may take."""
+    """Limits of one program."""
 
     cpu_seconds: Positive = 2.0
     wall_seconds: Positive = 10.0
@@ -45,7 +45,7 @@ class Limits(NamedTuple):
 
 
 def request_of(program: Program) -> dict[str, Any]:
-    """What a program's process is told. Of a check it is told nothing but the calls, one by one.
+    """The part of a request that a program's process is told. Of a check it is told nothing but the calls, one by one.
 
     Raises:
       Unencodable: an argument is no plain value, or there are no tests, which any program would pass.
@@ -59,7 +59,7 @@ def request_of(program: Program) -> dict[str, Any]:
 
 
 def expected_of(program: Program) -> list[str]:
-    """What it is not told: the source of the check, or the canonical text of every expected value.
+    """The part that it is not told: the source of the check, or the canonical text of every expected value.
 
     Raises:
       Unencodable: a value is no plain one, or equal to nothing, so that nobody could pass.
@@ -147,7 +147,7 @@ class Worker:
                 kill(self._process)
 
     def _ask(self, request: Sequence[dict[str, Any]], most: int | None) -> tuple[dict[str, Any], bytes]:
-        """What became of a program, and what it said, of which so many bytes are enough.
+        """The outcome of a program and its output, of which so many bytes are enough.
 
         Raises:
           InfrastructureError: the worker is gone, or does not answer.
@@ -349,6 +349,6 @@ def killed(process: dict[str, Any], limits: Limits) -> tuple[Status, str]:
 
 
 def readable(detail: Any) -> str:
-    """What a child said as text that can be written anywhere."""
+    """A child's words as text that can be written anywhere."""
     text = detail if isinstance(detail, str) else f"no text but a {type(detail).__name__}"
     return text[:500].encode("utf-8", "backslashreplace").decode()

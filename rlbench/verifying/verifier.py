@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Verifying(NamedTuple):
-    """How programs are run, and how long an environment takes that is slower than ours."""
+    """Settings of programs' sandbox, and how long an environment takes that is slower than ours."""
 
     backend: Backend
     workers: Count | None  # None is one a core

@@ -137,7 +137,7 @@ def perform(request: dict) -> None:
 
 
 def load(source: str, name: str) -> Any:
-    """What a source calls by a name."""
+    """The object that a source calls by a name."""
     module = types.ModuleType("solution")
     module.__file__ = "<solution>"
     # Where data classes, type hints and pickles look themselves up.
@@ -152,7 +152,7 @@ def decoded(arguments: list, named: dict) -> tuple[list, dict]:
 
 
 def calls() -> Iterator[tuple[list, dict]]:
-    """What a check asks, from when it stands, which this waits for, until it is through."""
+    """Questions of a check, from when it stands, which this waits for, until it is through."""
     read_frame(4)
     return (decoded(*json.loads(frame)) for frame in iter(functools.partial(read_frame, 4), None))
 
@@ -288,7 +288,7 @@ def look(thread: Path) -> tuple[bool, float, int]:
 
 
 def exiting(pid: int) -> bool:
-    """Whether a process is on its way out."""
+    """True if a process is on its way out."""
     with contextlib.suppress(OSError):
         return bool(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6]) & 4)  # PF_EXITING
     return False

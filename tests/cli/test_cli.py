@@ -104,7 +104,7 @@ def test_somebody_who_watches_sees_a_progress_bar(cache, tmp_path):
 
 
 def read_all(terminal: int) -> str:
-    """What a process wrote to its terminal, until it let go of it."""
+    """The output of a process on its terminal, until it let go of it."""
     output = b""
     with contextlib.suppress(OSError):  # Linux's word for the end
         while chunk := os.read(terminal, 65536):

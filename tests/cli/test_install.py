@@ -37,7 +37,7 @@ def installed(folder: Path, *projects: Path) -> Path:
 
 @pytest.fixture
 def where(tmp_path):
-    """How to run a command in an empty folder, as a stranger would."""
+    """Runs a command in an empty folder, as a stranger would."""
     (tmp_path / "away").mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
     return {"cwd": tmp_path / "away", "env": environment, "check": True, "capture_output": True, "text": True}

@@ -36,7 +36,7 @@ def jobs_of(*words):
 
 
 def told(*words):
-    """What differs between the jobs: counts of (algorithm, staleness, group, delay, budget), and their seeds."""
+    """Differences between the jobs: counts of (algorithm, staleness, group, delay, budget), and their seeds."""
     jobs = jobs_of(*words)
     return Counter(
         (

@@ -60,7 +60,7 @@ def pretend(config) -> float:
 
 
 def multirun(words, job) -> None:
-    """What `rlbench -m` does with its words, but for another job."""
+    """Does with its words as `rlbench -m` does, but for another job."""
     register()
     with initialize_config_module("rlbench.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -181,7 +181,7 @@ def test_no_run_outlives_its_sweep(tmp_path, launcher, ends):
 
 
 def alive(group: int) -> bool:
-    """Whether a process of the group is."""
+    """True if a process of the group is."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

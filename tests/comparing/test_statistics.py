@@ -99,7 +99,7 @@ def test_an_effect_is_in_pooled_standard_deviations():
 
 
 def judged_over(repetitions: int, means: tuple[float, ...], seeds: int) -> tuple[int, int]:
-    """How often any winner was named, and how often the first, among algorithms of these mean accuracies."""
+    """The rate at which any winner was named, and the first, among algorithms of these mean accuracies."""
     random = np.random.default_rng(1)
     any_, first = 0, 0
     for _ in range(repetitions):

@@ -1,4 +1,4 @@
-"""Who may know whom: the core names no algorithm and no task."""
+"""Imports between rooms: the core names no algorithm and no task."""
 
 import ast
 from pathlib import Path

@@ -276,7 +276,7 @@ def test_every_held_out_problem_of_a_small_task_is_asked_once(plan_of, tmp_path,
 
 
 def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
-    """What was in flight is stale."""
+    """Rollouts that were in flight are stale."""
     plan = plan_of("grpo", "runner=async", "runner.max_staleness=1")
 
     class Fails(Experiment):
@@ -311,7 +311,7 @@ class Unpayable(Slow):
 
 
 def test_a_reward_that_is_no_number_is_the_tasks_failure(plan_of, tmp_path, caplog):
-    """Where nothing could be judged, accuracy is unknown: null, and warned of."""
+    """If nothing could be judged, accuracy is unknown: null, and warned of."""
     plan = plan_of("grpo", "warm_start.steps=0", "verifier.max_failures=1")
     summary = run(plan._replace(task=Unpayable(plan.task, 0.0)), tmp_path)
     log = rows_of(tmp_path)

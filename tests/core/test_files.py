@@ -1,4 +1,4 @@
-"""What a run leaves is JSON that any reader takes."""
+"""The files of a run are JSON that any reader takes."""
 
 import json
 import math

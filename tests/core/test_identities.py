@@ -1,4 +1,4 @@
-"""What an algorithm becomes where it should be another, and what is exactly nothing. Small models, real softmaxes."""
+"""An algorithm where it should be another one, and gradients that are exactly nothing. Small models, real softmaxes."""
 
 from typing import NamedTuple
 
@@ -206,7 +206,7 @@ def test_on_fresh_data_it_is_reinforce(option, mean_over):
 
 
 def test_cispo_never_silences_a_token():
-    """Where PPO's clip leaves no gradient, CISPO's weight is at its bound and the token still teaches."""
+    """CISPO's gradient where PPO's clip leaves none: its weight is at its bound and the token still teaches."""
     case = with_ratio(case_of("cispo", clip={"low": 0.2, "high": 0.28}), np.log(5.0))
     scores = case.score() | {"advantage": jnp.where(case.rollouts.mask, 1.0, 0.0)}
 

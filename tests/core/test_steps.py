@@ -180,7 +180,7 @@ Verifier(VERIFIER.settings._replace(step_seconds=float(sys.argv[1]))).judge(Hold
 
 @pytest.mark.parametrize(("seconds", "why"), [("0.5", "verifier.step_seconds=0.5"), ("600", "Ctrl-C came")])
 def test_a_step_that_holds_pythons_lock_is_ended_with_the_process(seconds, why):
-    """Where no Python runs, only another process can: after the time of a step, or within 2 seconds of Ctrl-C."""
+    """Only another process can, where no Python runs: after the time of a step, or within 2 seconds of Ctrl-C."""
     run = subprocess.Popen([sys.executable, "-c", HOLDS, seconds], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert run.stdout and run.stdout.readline() == b"it holds\n"
     if seconds == "600":

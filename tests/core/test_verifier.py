@@ -1,4 +1,4 @@
-"""What judges replies: the order of answers, what is run once, what is counted, and what is refused."""
+"""The verifier: the order of answers, what is run once, what is counted, and what is refused."""
 
 import contextlib
 import json

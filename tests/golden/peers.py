@@ -1,4 +1,4 @@
-"""What published libraries computed on random inputs, and how our algorithms are shown the same inputs.
+"""Recorded results of published libraries on random inputs, and our algorithms on the same inputs.
 
 TRL 1.16.0, verl 0.9.1 and AReaL (4aef98d). Keys in_* are inputs; the others are outputs, `<...>.grad` the
 gradient with respect to in_logp and `<...>.grad_value` that with respect to in_new_value.
@@ -22,7 +22,7 @@ INPUTS = {
 
 
 def folders() -> list[Path]:
-    """Where recorded files are: here, and where RLBENCH_GOLDEN says."""
+    """Folders of recorded files: here, and where RLBENCH_GOLDEN says."""
     return [Path(__file__).parent, *map(Path, filter(None, [os.environ.get("RLBENCH_GOLDEN")]))]
 
 

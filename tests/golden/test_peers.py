@@ -30,7 +30,7 @@ CLIP = {"low": 0.2, "high": 0.28}  # of all recorded losses, unless a rule says 
 
 
 class Compared(NamedTuple):
-    """What we say an array is, where that is said, and how far rounding may have carried the library off."""
+    """Our value of a recorded array, the code it comes from, and how far rounding may have carried the library off."""
 
     ours: Array  # [B, T], without the prompt's column
     where: Any = True
@@ -69,7 +69,7 @@ EVERY = [pytest.param(path, key, id=f"{path.stem}-{key}") for path in files() fo
 
 @pytest.fixture(autouse=True)
 def as_recorded(monkeypatch):
-    """What was recorded is not normalised, some log-probabilities are above 0: no softmax goes over it."""
+    """The recorded ones are not normalised, some log-probabilities are above 0: no softmax goes over it."""
     monkeypatch.setattr(likelihood, "log_policy", lambda model, outputs: outputs)
 
 

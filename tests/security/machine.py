@@ -1,4 +1,4 @@
-"""What a machine has to have for the sandbox to be tested on it."""
+"""Needs of the sandbox's tests: what this machine has of them."""
 
 import ctypes
 import importlib.util
@@ -12,7 +12,7 @@ from rlbench.verifying.probe import bubblewrap
 
 
 def kernel_filters() -> bool:
-    """Whether this is Linux on a known machine, and its kernel filters system calls (seccomp(2), GET_ACTION_AVAIL)."""
+    """True if this is Linux on a known machine, and its kernel filters system calls (seccomp(2), GET_ACTION_AVAIL)."""
     if sys.platform != "linux" or platform.machine() not in NUMBERS:
         return False
     action, number = ctypes.c_uint32(KILL), {"x86_64": 317, "aarch64": 277}[platform.machine()]

@@ -1,4 +1,4 @@
-"""What holds programs besides the zygote's chains: bubblewrap around it, and Monty where there is no kernel to ask."""
+"""Sandboxes besides the zygote's chains: bubblewrap around it, and Monty where there is no kernel to ask."""
 
 import logging
 import os
@@ -80,7 +80,7 @@ class TestChoice:
     @needs_sandbox
     @pytest.mark.parametrize("who", ["worker", "child"])
     def test_one_that_is_killed_while_it_is_probed_is_tried_again(self, monkeypatch, who):
-        """What an out-of-memory killer does is no hole, and no reason for another backend."""
+        """An out-of-memory killer's work is no hole, and no reason for another backend."""
         ask, victims = Worker._ask, [None]
 
         def once(self, request, most):
@@ -327,7 +327,7 @@ class TestMonty:
         assert verdict.status == Status.ERROR
 
     def killed(self, which: int, by: int = signal.SIGKILL) -> tuple[Status, str]:
-        """What becomes of a program when a process dies under it: the worker's own, its child, or the interpreter."""
+        """The outcome of a program when a process dies under it: the worker's own, its child, or the interpreter."""
         with Pool(LIMITS._replace(cpu_seconds=2.0), workers=1, sandbox=MONTY) as pool:
             pool.verify([RIGHT])
             future = pool.submit(LOOPS)

@@ -1,4 +1,4 @@
-"""What happens to a program from outside is not its fault; and nothing that it does looks as if it came from there."""
+"""Disturbance from outside is not a program's fault; and nothing that it does looks as if it came from there."""
 
 import contextlib
 import os
@@ -186,7 +186,7 @@ def host(source: str, backend: str = "fork", check: str = "", wall: float = 60.0
 
 
 class TestHost:
-    """What the host suffers."""
+    """Disturbs the host."""
 
     RUNS = pytest.mark.parametrize(
         ("backend", "check", "source"),

@@ -6,7 +6,7 @@ from rlbench.verifying.confine import DENY, KILL, NUMBERS, PRETEND, allowlist
 
 
 def interpret(program, machine_word: int, number: int, arguments=(0,) * 6) -> int:
-    """What a filter of classic BPF answers to a system call."""
+    """The answer of a filter of classic BPF to a system call."""
     data = [number, machine_word, 0, 0]
     for argument in arguments:
         data += [argument & 0xFFFFFFFF, argument >> 32 & 0xFFFFFFFF]

@@ -38,7 +38,7 @@ def alone(tmp_path_factory):
 
 
 class Written(NamedTuple):
-    """What wandb wrote of a run, by its own reader."""
+    """wandb's record of a run, by its own reader."""
 
     run: dict[str, Any]
     config: dict[str, Any]

@@ -94,7 +94,7 @@ class Server:
         return {"serverInfo": {"features": []}, "project": {"artifact": None}}
 
     def known(self, run: str) -> dict[str, Any] | None:
-        """What is there of a run, as one that goes on has to know it."""
+        """The lines there are of a run, as one that goes on has to know it."""
         if not (lines := self.lines[run]):
             return None
         return {

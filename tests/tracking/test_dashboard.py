@@ -29,7 +29,7 @@ def board(tmp_path, monkeypatch) -> dict:
 
 @pytest.fixture(scope="module")
 def logged(sweep, tmp_path_factory) -> list:
-    """What runs log: two on this machine, and one whose ledger is that of a machine with an accelerator."""
+    """The logs of runs: two on this machine, and one whose ledger is that of a machine with an accelerator."""
     other = tmp_path_factory.mktemp("accelerated") / "run"
     shutil.copytree(sweep / "0", other, ignore=shutil.ignore_patterns("wandb", "wandb.json"))
     ledger = (other / "ledger.json").read_text()
@@ -40,7 +40,7 @@ def logged(sweep, tmp_path_factory) -> list:
 
 
 def unknown(board: dict, runs: list) -> list[str]:
-    """What panels name and no run logs: metrics, axes, tables, keys to group or filter by."""
+    """Names in panels that no run logs: metrics, axes, tables, keys to group or filter by."""
     history, summary, configs, tables = set(), set(), set(), set()
     for run in runs:
         history |= set().union(*run.history.values())

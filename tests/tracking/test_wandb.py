@@ -1,4 +1,4 @@
-"""What Weights & Biases is given of a run: everything, by its own reader, and by the run's files alone."""
+"""Weights & Biases is given all of a run: everything, by its own reader, and by the run's files alone."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def folder(sweep) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """What wandb has of it."""
+    """wandb's record of it."""
     return written(folder)
 
 

@@ -1,4 +1,4 @@
-"""What makes TOPR itself: a failure weighs less, the rarer it has become; nothing else changes with age."""
+"""TOPR's own: a failure weighs less, the rarer it has become; nothing else changes with age."""
 
 import jax.numpy as jnp
 import pytest

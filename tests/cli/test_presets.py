@@ -20,6 +20,7 @@ from tests.cli.test_cli import TINY
 
 SEEDS = range(4)  # fewer than four a side carry no verdict
 FOLDER = Path(__file__).parents[2] / "conf/experiment"
+GROUP = 4  # attempts at each problem, in the demo and what follows from it
 SWEEPS = sorted(path.stem for path in FOLDER.glob("*.yaml") if "sweeper" in path.read_text())
 
 
@@ -61,7 +62,7 @@ def test_there_is_one_for_every_question():
 
 
 def test_critic_cost_is_ppo_against_grpo_at_equal_rollouts():
-    assert told("experiment=critic_cost") == each([("ppo", 0, 1), ("grpo", 0, 8)], [0.0], [None])
+    assert told("experiment=critic_cost") == each([("ppo", 0, GROUP), ("grpo", 0, GROUP)], [0.0], [None])
     assert len({(job.batch.rollouts, job.steps) for job in jobs_of("experiment=critic_cost")}) == 1
 
 
@@ -72,24 +73,24 @@ def test_group_size_spends_the_same_rollouts_on_fewer_problems():
 
 
 def test_staleness_goes_from_0_to_8_corrected_and_not():
-    sides = [(algo, steps, 8) for algo in ("async_grpo", "grpo") for steps in (0, 1, 2, 4, 8)]
+    sides = [(algo, steps, GROUP) for algo in ("async_grpo", "grpo") for steps in (0, 1, 2, 4, 8)]
     assert told("experiment=staleness") == each(sides, [0.0], [None])
 
 
 def test_environment_latency_delays_acting_in_turn_and_acting_beside():
-    sides = [("grpo", 0, 8), ("async_grpo", 1, 8)]
+    sides = [("grpo", 0, GROUP), ("async_grpo", 1, GROUP)]
     assert told("experiment=environment_latency") == each(sides, [0, 0.1, 0.4], [None])
 
 
 def test_budget_gives_all_the_same_operations_at_a_learning_rate_that_does_not_fall():
-    sides = [("ppo", 0, 1), ("grpo", 0, 8), ("async_grpo", 1, 8)]
+    sides = [("ppo", 0, GROUP), ("grpo", 0, GROUP), ("async_grpo", 1, GROUP)]
     assert told("experiment=budget") == each(sides, [0.0], [2e12])
     assert {job.optimizer.final for job in jobs_of("experiment=budget")} == {1.0}
 
 
 def test_the_command_line_goes_before_a_presets_values():
     told_now = told("experiment=critic_cost", "seed=7,8", "algo=grpo")
-    assert told_now == Counter({("grpo", 0, 8, 0.0, None, seed): 1 for seed in (7, 8)})
+    assert told_now == Counter({("grpo", 0, GROUP, 0.0, None, seed): 1 for seed in (7, 8)})
 
 
 @pytest.mark.slow

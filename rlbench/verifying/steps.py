@@ -184,6 +184,7 @@ class Steps:
         LEFT.append(worker.thread)
         with self._lock:
             self._stuck.append(worker)
+        WATCHDOG.watch_on(worker.thread, self.seconds)
 
     def _hanging(self) -> int:
         with self._lock:

@@ -63,6 +63,18 @@ class Watchdog:
         self._words[place // WORD + 1] = len(data)
         return self._words[place // WORD : place // WORD + 1]
 
+    def watch_on(self, thread: threading.Thread, seconds: float) -> None:
+        """Goes on watching, as over a block, until a thread ends that nobody waits for any more."""
+        self._send(BEGIN + SECONDS.pack(seconds))  # here, not in the thread below: that one may never get the lock
+
+        def beat() -> None:
+            while thread.is_alive():
+                self.beat()
+                thread.join(TICK)
+            self._send(END)
+
+        threading.Thread(target=beat, name="beat", daemon=True).start()
+
     def beat(self) -> None:
         """Says that Python runs."""
         self._send(BEAT)

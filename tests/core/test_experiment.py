@@ -93,8 +93,8 @@ def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
     verification = ledger["verification"]
     assert verification["wall_seconds"] == pytest.approx(slept, rel=0.1)
     assert verification["calls"] == 8 * 16
-    # What the children of a sandbox used is its word; sleeping uses nothing.
-    assert verification["cpu_seconds"] == pytest.approx(8 * 16 * 0.001, rel=0.2)
+    # What the children of a sandbox used is its word; of the sleep, next to nothing is added.
+    assert 0 <= verification["cpu_seconds"] - 8 * 16 * 0.001 < 0.05 * slept
 
 
 class Alternating:

@@ -31,14 +31,14 @@ def test_the_demo_learns_arithmetic_whatever_the_processor_rounds(tmp_path, cach
         assert summary["learner_steps"] == demo["steps"]
         assert summary["rollouts"] == demo["steps"] * demo["batch"]["rollouts"]
         assert 0.4 <= summary["accuracy_before"] <= 0.6
-        assert summary["accuracy_after"] >= 0.93, summary
+        assert summary["accuracy_after"] >= 0.95, summary
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", [algo for algo in SHELF if algo not in DEMO])
 def test_an_algorithm_of_the_shelf_learns_the_demos_task(tmp_path, cache, algo):
     """In half the demo's steps."""
-    words = ["experiment=demo", f"algo={algo}", "steps=150", f"cache={cache}"]
+    words = ["experiment=demo", f"algo={algo}", "steps=100", f"cache={cache}"]
     subprocess.run([sys.executable, "-m", "rlbench.cli", *words], **settings(tmp_path), check=True)
     (folder,) = folders(tmp_path / "outputs")
     summary = json.loads((folder / "summary.json").read_text())

@@ -1,8 +1,8 @@
-"""Async-GRPO: nobody waits. The data is stale, so its weight is corrected and the clip is moved to fresh ground."""
+"""Async-GRPO: sampling and learning overlap. Importance weights correct for stale data, and the clip moves with it."""
 
 import jax.numpy as jnp
 
-from rlbench.learning.objectives import Clip, MeanOver, masked_sum
+from rlbench.learning.objectives import Clip, LossAggregation, masked_sum
 from rlbench.models.likelihood import token_logp
 from rlbench.types import Algorithm, Count, Model, NonNegative, Positive
 
@@ -15,9 +15,9 @@ def async_grpo(
     group_size: Count,
     clip: Clip,
     kl_coef: NonNegative,
-    epsilon: NonNegative,
-    mean_over: MeanOver,
-    truncation: Positive,
+    advantage_eps: NonNegative,
+    loss_aggregation: LossAggregation,
+    is_cap: Positive,
 ) -> Algorithm:
     """GRPO with the decoupled objective (arXiv:2110.00641; AReaL, arXiv:2505.24298, section 5.2).
 
@@ -28,15 +28,22 @@ def async_grpo(
     the advantage. On fresh data it is 1, and what is left is GRPO. async_grpo_masked leaves such tokens out.
 
     Args:
-      truncation: the most that a token may weigh.
+      is_cap: the most that a token may weigh.
     """
-    base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=epsilon, mean_over=mean_over)
+    base = grpo(
+        model,
+        group_size=group_size,
+        clip=clip,
+        kl_coef=kl_coef,
+        advantage_eps=advantage_eps,
+        loss_aggregation=loss_aggregation,
+    )
 
     def score(trainable, frozen, rollouts, version):
         scores = base.score(trainable, frozen, rollouts, version)
         proximal = token_logp(model, trainable["policy"], rollouts)
         ratio = jnp.exp(jnp.where(rollouts.mask, proximal - rollouts.logp, 0.0))
-        weight = jnp.minimum(ratio, truncation)
+        weight = jnp.minimum(ratio, is_cap)
         return scores | {"advantage": weight * scores["advantage"], "proximal_logp": proximal, "weight": weight}
 
     def loss(trainable, frozen, rollouts, scores):

@@ -1,4 +1,4 @@
-"""DAPO: GRPO for long replies. Clip higher, sample until groups teach, count tokens, frown on length."""
+"""DAPO: GRPO for long completions. A higher clip, dynamic sampling, a mean over tokens, a penalty on length."""
 
 import jax.numpy as jnp
 
@@ -10,7 +10,7 @@ from .grpo import grpo
 
 
 def dapo(
-    model: Model, *, group_size: Count, clip: Clip, epsilon: NonNegative, overlong_from: Count, overlong_to: Count
+    model: Model, *, group_size: Count, clip: Clip, advantage_eps: NonNegative, overlong_from: Count, overlong_to: Count
 ) -> Algorithm:
     """Decoupled Clip and Dynamic Sampling Policy Optimization (arXiv:2503.14476, section 3).
 
@@ -25,7 +25,9 @@ def dapo(
     """
     if overlong_to <= overlong_from:
         raise ConfigError("overlong_to", overlong_to, f"over overlong_from = {overlong_from}")
-    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=epsilon, mean_over=token_mean)
+    base = grpo(
+        model, group_size=group_size, clip=clip, kl_coef=0.0, advantage_eps=advantage_eps, loss_aggregation=token_mean
+    )
 
     def score(trainable, frozen, rollouts, version):
         return base.score(trainable, frozen, overlong_shaped(rollouts, overlong_from, overlong_to), version)

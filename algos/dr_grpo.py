@@ -1,4 +1,4 @@
-"""Dr. GRPO: GRPO without its two biases, the division by a group's deviation and by a reply's own length."""
+"""Dr. GRPO: GRPO without its two biases, the division by a group's deviation and by a completion's own length."""
 
 from functools import partial
 
@@ -13,10 +13,12 @@ def dr_grpo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative
     """GRPO Done Right (arXiv:2503.20783, section 3.2).
 
     Args:
-      length: tokens by which every reply's sum is divided, whatever its own length.
+      length: tokens by which every completion's sum is divided, whatever its own length.
     """
-    mean_over = partial(sequence_sum, length=length)
-    base = grpo(model, group_size=group_size, clip=clip, kl_coef=kl_coef, epsilon=0.0, mean_over=mean_over)
+    loss_aggregation = partial(sequence_sum, length=length)
+    base = grpo(
+        model, group_size=group_size, clip=clip, kl_coef=kl_coef, advantage_eps=0.0, loss_aggregation=loss_aggregation
+    )
 
     def score(trainable, frozen, rollouts, version):
         return base.score(trainable, frozen, rollouts, version) | {"advantage": above_group(rollouts)}

@@ -1,4 +1,4 @@
-"""PPO: a critic says what was expected of every token; the policy moves towards what went better."""
+"""PPO: the baseline of every token is the value that a critic predicts, a second network as large as the policy."""
 
 from rlbench.learning.estimators import gae, whiten
 from rlbench.learning.objectives import Clip, clipped_surrogate, clipped_value_error, token_mean
@@ -13,7 +13,7 @@ def ppo(
     group_size: Count,
     critic: dict[str, Count],
     gamma: Fraction,
-    lam: Fraction,
+    gae_lambda: Fraction,
     clip: Clip,
     value_clip: Positive,
     value_coef: NonNegative,
@@ -23,7 +23,7 @@ def ppo(
     The critic is a network of its own. It starts as a copy of the policy, but for its head, wherever
     sizes agree. Returns are taken before advantages are whitened over the batch (unbiased variance,
     as in verl; docs/conventions.md has others). Both losses are means over the tokens of the batch.
-    Departures: no entropy bonus, and no divergence from a reference in the reward.
+    Departures: no entropy bonus, and no KL to a reference in the reward.
 
     Args:
       group_size: attempts at a problem; PPO needs no more than one.
@@ -38,7 +38,7 @@ def ppo(
 
     def score(trainable, frozen, rollouts, version):
         value = token_value(critic_model, trainable["critic"], rollouts)
-        advantage = gae(rollouts, value, gamma, lam)
+        advantage = gae(rollouts, value, gamma, gae_lambda)
         return {"value": value, "return": advantage + value, "advantage": whiten(advantage, rollouts)}
 
     def loss(trainable, frozen, rollouts, scores):

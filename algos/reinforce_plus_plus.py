@@ -13,11 +13,11 @@ def reinforce_plus_plus(
 ) -> Algorithm:
     """REINFORCE++ (arXiv:2501.03262).
 
-    A token's advantage is its return, from which its own and later tokens' divergence from the starting
+    A token's advantage is its return, from which its own and later tokens' KL to the starting
     policy is taken, whitened over the batch (unbiased variance, as in verl). Loss: PPO's clipped
     surrogate, the mean over the tokens of the batch. The paper's form for groups is a file of its own.
     """
-    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, epsilon=0.0, mean_over=token_mean)
+    base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, advantage_eps=0.0, loss_aggregation=token_mean)
 
     def init(key, policy):
         return {"policy": policy}, {"reference": policy}

@@ -1,6 +1,6 @@
-"""One GRPO step, rlbench against a plain JAX loop: 64 problems x 8 replies of at most 4 tokens, 0.9 M parameters.
+"""One GRPO step, rlbench against a plain JAX loop: 64 problems x 8 completions of at most 4 tokens, 0.9 M parameters.
 
-The plain loop is what one writes first, on the same network, task and numbers: every reply has a
+The plain loop is what one writes first, on the same network, task and numbers: every completion has a
 cache of its own, and the gradient takes the whole batch at once. Both are timed in turn, step by
 step; printed are medians, and the median of the ratios of neighbouring steps.
 
@@ -37,9 +37,9 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     """A step as rlbench takes it: seconds of acting and of learning."""
     devices = Devices(plan.devices)
     actor = Actor(
-        plan.model, plan.task, plan.tokenizer, plan.space, plan.sampling, devices, jax.random.key(0), plan.verifier
+        plan.model, plan.task, plan.tokenizer, plan.limits, plan.sampling, devices, jax.random.key(0), plan.verifier
     )
-    learner = Learner(plan.algorithm, optax.adam(RATE), plan.spending, devices, seed=0, donate=True)
+    learner = Learner(plan.algorithm, optax.adam(RATE), plan.update_config, devices, seed=0, donate=True)
     state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)))
 
     def step(index: int) -> tuple[float, float]:
@@ -50,7 +50,7 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         policy = state.trainable["policy"]
         batch = actor.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
         middle = time.perf_counter()
-        state, _, _ = learner.step(state, devices.spread(batch.rollouts))
+        state, _, _ = learner.step(state, devices.shard(batch.rollouts))
         return middle - start, time.perf_counter() - middle
 
     return step
@@ -58,7 +58,7 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
 
 def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     """The same step without rlbench's sampling loop and learner: seconds of acting and of learning."""
-    model, space, group = plan.model._replace(chunk_tokens=10**9), plan.space, plan.algorithm.group_size
+    model, limits, group = plan.model._replace(chunk_tokens=10**9), plan.limits, plan.algorithm.group_size
     optimizer = optax.adam(RATE)
     params = reference = model.init(jax.random.key(2))
     opt_state = optimizer.init(params)
@@ -70,14 +70,14 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     @jax.jit
     def sample(params, prompts, lengths, key):
         rows = len(prompts)
-        outputs, cache = model.extend(params, empty(model, rows, space.conversation), prompts, lengths)
+        outputs, cache = model.extend(params, empty(model, rows, limits.episode), prompts, lengths)
 
         def one(carry, key):
             outputs, cache = carry
             token = jax.random.categorical(key, log_policy(model, outputs)).astype(jnp.int32)
             return model.extend(params, cache, token[:, None], jnp.ones(rows, jnp.int32)), token
 
-        _, tokens = jax.lax.scan(one, (outputs, cache), jax.random.split(key, space.reply))
+        _, tokens = jax.lax.scan(one, (outputs, cache), jax.random.split(key, limits.completion))
         return tokens.T
 
     @jax.jit
@@ -103,15 +103,15 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         start = time.perf_counter()
         problems = [plan.task.problem(index * plan.problems + i, "train") for i in range(plan.problems)]
         encoded = [plan.tokenizer.encode(problem.prompt) for problem in problems]
-        prompts, lengths = (np.repeat(x, group, axis=0) for x in ragged(encoded, space.prompt))
-        replies = np.asarray(sample(params, prompts, lengths, jax.random.key(index)))
-        tokens = np.concatenate([prompts, replies], axis=1)
+        prompts, lengths = (np.repeat(x, group, axis=0) for x in ragged(encoded, limits.prompt))
+        completions = np.asarray(sample(params, prompts, lengths, jax.random.key(index)))
+        tokens = np.concatenate([prompts, completions], axis=1)
         mask, reward = np.zeros(tokens.shape, bool), np.zeros(len(tokens), np.float32)
-        for row, reply in enumerate(replies):
-            said = reply.tolist()
+        for row, completion in enumerate(completions):
+            said = completion.tolist()
             length = said.index(END) + 1 if END in said else len(said)
             reward[row] = plan.task.step(problems[row // group].state, plan.tokenizer.decode(said[:length])).reward
-            mask[row, space.prompt : space.prompt + length] = True
+            mask[row, limits.prompt : limits.prompt + length] = True
         middle = time.perf_counter()
         params, opt_state = jax.block_until_ready(update(params, opt_state, tokens, mask[:, 1:], reward))
         return middle - start, time.perf_counter() - middle

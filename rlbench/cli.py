@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from .comparing.table import show_tables
 from .discovery import CONFIG, find_plugins, split
 from .help import explain, is_one_line, print_help
+from .hydra_adapter import VERSION_BASE, HydraConfig
 from .interrupts import end_process
-from .multirun import VERSION_BASE, InvalidJob, JobFailed, register
+from .multirun import InvalidJob, JobFailed, register
 from .types import Diverged, TooManyFailures
 
 log = logging.getLogger(__name__)

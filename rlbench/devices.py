@@ -1,4 +1,4 @@
-"""Devices: the mesh that batches are spread over, the compilation cache, programs compiled ahead of time."""
+"""Devices: the mesh that batches are sharded over, the compilation cache, programs compiled ahead of time."""
 
 import contextlib
 import ctypes
@@ -14,11 +14,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .accounting.account import Account
 from .accounting.flops import Work, count, networks_of
-from .accounting.timeline import Doing
+from .accounting.timeline import Activity
 from .interrupts import patiently
 from .types import Array, Phase
 
-DATA = "data"  # the mesh axis that rows are spread over
+DATA = "data"  # the mesh axis that rows are sharded over
 
 
 def cache_folder(configured: str | None) -> Path:
@@ -58,9 +58,7 @@ def in_chunks(tree: Any, rows: int, length: int, most: int) -> Any:
       rows: B.
       length: tokens of a row, padding too.
     """
-    devices = devices_of(rows)
-    own = rows // devices
-    count = chunk_count(own, own * length, most)
+    devices, count = chunks_of(rows, rows * length, most)
 
     def split(x: Array) -> Array:
         parts = x.reshape(rows // count, count, *x.shape[1:]).swapaxes(0, 1)
@@ -70,9 +68,20 @@ def in_chunks(tree: Any, rows: int, length: int, most: int) -> Any:
 
 
 def devices_of(rows: int) -> int:
-    """Devices that so many rows are spread over in the program under way; 1 outside a program on several."""
+    """Devices that so many rows are sharded over in the program under way; 1 outside a program on several."""
     devices = jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
     return devices if rows % devices == 0 else 1
+
+
+def chunks_of(rows: int, tokens: int, most: int) -> tuple[int, int]:
+    """Devices that rows are sharded over, and chunks that each one's share has to be cut into, as by `chunk_count`.
+
+    Args:
+      tokens: of all rows.
+      most: tokens that a chunk may hold on a device, unless it is one row.
+    """
+    devices = devices_of(rows)
+    return devices, chunk_count(rows // devices, tokens // devices, most)
 
 
 def chunk_count(rows: int, tokens: int, most: int) -> int:
@@ -100,7 +109,7 @@ class Devices:
         self.observe = observe
         self._dispatch = threading.Lock()
 
-    def spread(self, tree: Any) -> Any:
+    def shard(self, tree: Any) -> Any:
         """Puts arrays [B, ...] on the devices, row by row."""
         return jax.device_put(tree, self.rows)
 
@@ -126,7 +135,7 @@ class Devices:
             return result
 
 
-class Compiled(NamedTuple):
+class Executable(NamedTuple):
     """A program for one shape of its arguments."""
 
     executable: Any
@@ -134,7 +143,7 @@ class Compiled(NamedTuple):
     work: Work
 
 
-class Program:
+class CompiledFunction:
     """A jitted function that is compiled ahead of time, once for each shape of its arguments, and accounted for.
 
     What it costs is what one device does with its share of the rows, times their number: what is no row's, an
@@ -145,7 +154,7 @@ class Program:
       donate: positions of arguments whose buffers a call may reuse.
       networks: positions of arguments that are dicts of networks, whose names operations are counted under.
       phase: what it is for, where its own scopes don't say.
-      trips: from its results, i32[] of the loop whose length only the run knows.
+      iterations: from its results, i32[] of the loop whose length only the run knows.
       account: told of every call; by default one that nobody reads.
     """
 
@@ -157,14 +166,14 @@ class Program:
         *,
         networks: tuple[int, ...] = (),
         phase: Phase,
-        trips: Callable[[Any], Array] | None = None,
+        iterations: Callable[[Any], Array] | None = None,
         account: Account | None = None,
     ):
         self.devices, self.name = devices, function.__name__.strip("_")
-        self.networks, self.phase, self.trips = networks, phase, trips
+        self.networks, self.phase, self.iterations = networks, phase, iterations
         self.account = account or Account()
         self._jitted = jax.jit(function, donate_argnums=donate)
-        self._executables: dict[Any, Compiled] = {}
+        self._executables: dict[Any, Executable] = {}
 
     @property
     def compilations(self) -> int:
@@ -175,14 +184,14 @@ class Program:
         leaves, structure = jax.tree.flatten(arguments)
         bucket = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if bucket not in self._executables:
-            with self.account.during(Doing.COMPILING):
+            with self.account.during(Activity.COMPILING):
                 self._executables[bucket] = self._compile(arguments)
         program = self._executables[bucket]
         result = self.devices.run(program.executable, arguments, program.added)
-        self.account.ran(program.work, self.trips(result) if self.trips else 0)
+        self.account.ran(program.work, self.iterations(result) if self.iterations else 0)
         return result
 
-    def _compile(self, arguments: Sequence[Any]) -> Compiled:
+    def _compile(self, arguments: Sequence[Any]) -> Executable:
         devices = len(self.devices.devices)
         if devices == 1:
             traced = share = self._jitted.trace(*arguments)
@@ -190,13 +199,13 @@ class Program:
             share = self._jitted.trace(*jax.tree.map(share_of, arguments))
             with jax.set_mesh(self.devices.mesh):
                 traced = self._jitted.trace(*arguments)
-        one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.trips is not None)
+        one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.iterations is not None)
         work = one.times(devices)
         executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()
         self.account.compiled(self.name, work, memory.temp_size_in_bytes)
         added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return Compiled(executable, added, work)
+        return Executable(executable, added, work)
 
 
 def share_of(x: Any) -> Any:

@@ -14,14 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from yaml import MarkedYAMLError, YAMLError
 
 from .contract.sources import near
+from .hydra_adapter import ConfigSearchPath, FileConfigSource, register
 from .types import ConfigError
 
 GROUP = "rlbench.conf"  # of entry points
@@ -61,7 +59,7 @@ def find_plugins(words: Sequence[str]) -> None:
         PLACES.append(Place(name, folder, None))
         make_importable(folder.parent)
     for plugin in (Options, Places):
-        Plugins.instance().register(plugin)
+        register(plugin)
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,11 +1,11 @@
-"""Evaluation on held-out problems: the likeliest reply, and pass@k of sampled ones."""
+"""Evaluation on held-out problems: the greedy completion, and pass@k of sampled ones."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .acting.rollout import Actor, Transcript
+from .acting.rollout import Actor, Trajectory
 from .contract.task import problem_of
 from .types import Count, Fraction, Natural, Params, Problem, Status, Task
 
@@ -15,30 +15,30 @@ class Evaluation(NamedTuple):
 
     every: Count  # learner steps; the start and the end are always measured
     problems: Count  # distinct ones, if the task has so many
-    samples: Count  # sampled replies to each problem, beside the likeliest one
+    samples: Count  # sampled completions to each problem, beside the greedy one
     pass_at: list[Count]  # values of k
     target: Fraction  # accuracy; the time until it is reached is told
     top_k: Natural
     top_p: Fraction
-    transcripts: Natural  # problems of which a reply is kept
+    trajectories: Natural  # problems of which a completion is kept
 
 
 class Outcomes(NamedTuple):
-    """Counts of replies by outcome."""
+    """Counts of completions by outcome."""
 
-    judged: np.ndarray  # bool[replies]  the verifier did not break
-    solved: np.ndarray  # bool[replies]
+    judged: np.ndarray  # bool[completions]  the verifier did not break
+    solved: np.ndarray  # bool[completions]
 
 
 class Measured(NamedTuple):
     """Result of an evaluation."""
 
     metrics: dict[str, float | None]  # None where the verifier broke over everything
-    likeliest: Outcomes  # of each problem's likeliest reply
-    transcripts: list[dict[str, Any]]  # of a few replies, as trackers take them
+    greedy: Outcomes  # of each problem's greedy completion
+    trajectories: list[dict[str, Any]]  # of a few completions, as trackers take them
 
 
-KEPT = ("problem", "prompt", "replies", "reward", "status", "detail", "truncated")  # of a transcript
+KEPT = ("problem", "prompt", "completions", "reward", "status", "detail", "truncated")  # of a trajectory
 
 
 def distinct_problems(task: Task, split: str, count: int) -> list[tuple[int, Problem]]:
@@ -61,7 +61,7 @@ def distinct_problems(task: Task, split: str, count: int) -> list[tuple[int, Pro
 def evaluate(
     settings: Evaluation, problems: Sequence[tuple[int, Problem]], actor: Actor, params: Params, version: int
 ) -> Measured:
-    """Accuracy of the likeliest replies, mean accuracy of sampled ones, and pass@k.
+    """Accuracy of greedy completions, mean accuracy of sampled ones, and pass@k.
 
     Where devices do not divide the problems, some are played again for nothing: nobody looks at their rollouts.
     """
@@ -70,35 +70,35 @@ def evaluate(
     first_id = version * (asked + len(again)) * attempts
     greedy = [True] + [False] * settings.samples
     batch = actor.play(params, [*problems, *again], attempts, first_id=first_id, version=version, greedy=greedy)
-    transcripts = batch.transcripts[: asked * attempts]
-    happened, solved = outcomes(transcripts)
-    happened, solved = happened.reshape(-1, attempts), solved.reshape(-1, attempts)
-    judged, right = happened[:, 1:].sum(axis=1), solved[:, 1:].sum(axis=1)
+    trajectories = batch.trajectories[: asked * attempts]
+    valid, solved = outcomes(trajectories)
+    valid, solved = valid.reshape(-1, attempts), solved.reshape(-1, attempts)
+    judged, right = valid[:, 1:].sum(axis=1), solved[:, 1:].sum(axis=1)
     metrics = {
-        "heldout/problems": asked,
-        "heldout/accuracy": mean(solved[:, 0][happened[:, 0]]),
-        "heldout/sampled_accuracy": mean(solved[:, 1:][happened[:, 1:]]),
-        **{f"heldout/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
-        "heldout/infrastructure_failures": int((~happened).sum()),
+        "eval/problems": asked,
+        "eval/accuracy": mean(solved[:, 0][valid[:, 0]]),
+        "eval/sampled_accuracy": mean(solved[:, 1:][valid[:, 1:]]),
+        **{f"eval/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
+        "eval/infrastructure_failures": int((~valid).sum()),
     }
-    kept = samples_of(transcripts, attempts, settings.transcripts)
-    return Measured(metrics, Outcomes(happened[:, 0], solved[:, 0]), kept)
+    kept = samples_of(trajectories, attempts, settings.trajectories)
+    return Measured(metrics, Outcomes(valid[:, 0], solved[:, 0]), kept)
 
 
-def samples_of(transcripts: Sequence[Transcript], attempts: int, problems: int) -> list[dict[str, Any]]:
-    """One reply to each of the first problems, in turn the likeliest and each of the sampled ones.
+def samples_of(trajectories: Sequence[Trajectory], attempts: int, problems: int) -> list[dict[str, Any]]:
+    """One completion to each of the first problems, in turn the greedy one and each of the sampled ones.
 
     The same at every evaluation, so that a reader sees an answer change.
     """
-    count = min(problems, len(transcripts) // attempts)
-    chosen = [(index % attempts == 0, transcripts[index * attempts + index % attempts]) for index in range(count)]
-    return [{"likeliest": likeliest, **{name: getattr(said, name) for name in KEPT}} for likeliest, said in chosen]
+    count = min(problems, len(trajectories) // attempts)
+    chosen = [(index % attempts == 0, trajectories[index * attempts + index % attempts]) for index in range(count)]
+    return [{"greedy": greedy, **{name: getattr(said, name) for name in KEPT}} for greedy, said in chosen]
 
 
-def outcomes(transcripts: list[Transcript]) -> Outcomes:
+def outcomes(trajectories: list[Trajectory]) -> Outcomes:
     """Of all rollouts."""
-    happened = np.array([transcript.status != Status.INFRASTRUCTURE for transcript in transcripts])
-    return Outcomes(happened, happened & np.array([transcript.solved for transcript in transcripts]))
+    valid = np.array([trajectory.status != Status.INFRASTRUCTURE for trajectory in trajectories])
+    return Outcomes(valid, valid & np.array([trajectory.solved for trajectory in trajectories]))
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:
@@ -110,7 +110,7 @@ def pass_at(k: int, samples: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Unbiased pass@k, 1 - C(n - c, k) / C(n, k), as a stable product (arXiv:2107.03374, section 2.1).
 
     Args:
-      samples: n, how many replies to each problem were judged; at least k where the result is used.
+      samples: n, how many completions to each problem were judged; at least k where the result is used.
       right: c, how many of them solved it.
     """
     misses = (samples - right)[:, None]

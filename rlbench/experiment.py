@@ -13,19 +13,19 @@ import numpy as np
 
 from .accounting.account import Account
 from .accounting.flops import network_of
-from .accounting.ledger import Gain, Ledger
+from .accounting.ledger import SCHEMA, Gain, Ledger
 from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
 from .accounting.peaks import Impossible, Peak, peak_of, reached
-from .accounting.timeline import DeviceState, Doing, Timeline
+from .accounting.timeline import Activity, DeviceState, Timeline
 from .acting.filling import fill
 from .acting.generate import Sampling
 from .acting.rollout import Actor, Batch, training_problems
 from .contract.algorithm import shapes
-from .devices import Devices, Program, keep_compilations, keep_freed_memory
+from .devices import CompiledFunction, Devices, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, distinct_problems, evaluate, mean
 from .interrupts import UNINTERRUPTED
-from .learning.imitation import imitation
-from .learning.learner import Learner, Spending, expect_finite
+from .learning.learner import Learner, UpdateConfig, expect_finite
+from .learning.sft import sft
 from .plan import Plan
 from .randomness import key_of
 from .running.schedule import stream
@@ -43,7 +43,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
     A run that fails or is interrupted raises, after its summary is written with what was known last.
 
     Raises:
-      DoesNotClose: the ledger's totals are not the sums of their parts; then no summary is written.
+      DoesNotReconcile: the ledger's totals are not the sums of their parts; then no summary is written.
       Impossible: more operations a second were counted than the devices can do.
     """
     keep_compilations(plan.cache / "compilations")
@@ -70,6 +70,7 @@ class Experiment:
         self.summary: dict[str, Any] = {
             **plan.names,
             "seed": plan.seed,
+            "schema": SCHEMA,
             "status": "running",
             "accuracy_before": None,
             "accuracy_after": None,
@@ -86,13 +87,13 @@ class Experiment:
         slow, account = plan.verifier.settings.delay_seconds, Account(self.timeline, "actor")
         self.stop = threading.Event()  # set when no more batches are wanted
         self.actor = self._actor(acting, plan.sampling, account, slow, self.stop)
-        self.keeps = Program(self.devices, plan.algorithm.keep, phase=Phase.SCORE, account=account)
+        self.keeps = CompiledFunction(self.devices, plan.algorithm.keep, phase=Phase.SCORE, account=account)
         truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
-        self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Doing.EVALUATING))
+        self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Activity.EVALUATING))
         self.learner = Learner(
             plan.algorithm,
             plan.optimizer,
-            plan.spending,
+            plan.update_config,
             self.devices,
             seed=plan.seed,
             donate=plan.runner.max_staleness == 0,
@@ -104,10 +105,10 @@ class Experiment:
         self.buffers = 0  # bytes
         asked = plan.evaluation.problems
         self.problems = distinct_problems(plan.task, "heldout", asked)
-        self.summary["heldout_problems"] = have = len(self.problems)
+        self.summary["eval_problems"] = have = len(self.problems)
         if have < asked:
             log.info("evaluation.problems=%d: the task has %d distinct held-out problems; all are used", asked, have)
-        self.heldout: list[Outcomes] = []  # of the likeliest replies, at every evaluation
+        self.evaluations: list[Outcomes] = []  # of greedy completions, at every evaluation
 
     def go(self) -> None:
         """The whole run."""
@@ -128,9 +129,9 @@ class Experiment:
         with contextlib.closing(steps):
             while not self.over and (played := self._wait(steps)):
                 self._learn(*played)
-        if self.plan.flops and not self.over:
+        if self.plan.max_flops and not self.over:
             spent = self.ledger.spent()
-            log.warning("steps=%d ended the run at %.3g of flops=%.3g", self.plan.steps, spent, self.plan.flops)
+            log.warning("steps=%d ended the run at %.3g of max_flops=%.3g", self.plan.steps, spent, self.plan.max_flops)
 
     def failed(self, error: BaseException) -> None:
         """Notes what ended the run."""
@@ -141,7 +142,7 @@ class Experiment:
         """Writes the summary and the ledger, whatever became of the run.
 
         Raises:
-          DoesNotClose: then nothing is written.
+          DoesNotReconcile: then nothing is written.
           Impossible: after all is written.
         """
         wall, seconds = self._now()
@@ -184,7 +185,7 @@ class Experiment:
             plan.model,
             plan.task,
             plan.tokenizer,
-            plan.space,
+            plan.limits,
             sampling,
             self.devices,
             key,
@@ -206,15 +207,15 @@ class Experiment:
 
         def make() -> tuple[Params, Cost]:
             devices, account = Devices(plan.devices), Account()  # of its own: they are no part of the run's
-            spending = Spending(1, 1, plan.spending.microbatch_tokens)
-            algorithm, optimizer = imitation(plan.model), plan.warm_start_optimizer
-            learner = Learner(algorithm, optimizer, spending, devices, seed=settings.seed, donate=True, account=account)
+            single = UpdateConfig(1, 1, plan.update_config.microbatch_tokens)
+            algorithm, optimizer = sft(plan.model), plan.warm_start_optimizer
+            learner = Learner(algorithm, optimizer, single, devices, seed=settings.seed, donate=True, account=account)
             actor = Actor(
-                plan.model, plan.task, plan.tokenizer, plan.space, Sampling(), devices, key, plan.verifier, account
+                plan.model, plan.task, plan.tokenizer, plan.limits, Sampling(), devices, key, plan.verifier, account
             )
             began = time.perf_counter()
             made = warm_start(settings, plan.model, learner, actor, progress)
-            self.start_compiling = account.timeline.seconds()["learner"][Doing.COMPILING]
+            self.start_compiling = account.timeline.seconds()["learner"][Activity.COMPILING]
             self.start_seconds = time.perf_counter() - began - self.start_compiling
             return made
 
@@ -238,18 +239,18 @@ class Experiment:
         return self.plan.algorithm.acting(state.trainable, state.frozen)
 
     def _named(self, flops: Mapping[str, float]) -> dict[str, float]:
-        """Operations of imitation by component, the one network that was trained under the name of what samples."""
+        """Operations of SFT by component, the one network that was trained under the name of what samples."""
         return {self.actor.network if name == "policy" else name: count for name, count in flops.items()}
 
     def _wait(self, steps: Any) -> tuple[Batch, float] | None:
         """The next batch; None when there is no more."""
-        with self.timeline.during("learner", Doing.WAITING):
+        with self.timeline.during("learner", Activity.WAITING):
             return next(steps, None)
 
     def _act(self, index: int) -> tuple[Batch, float]:
         """Batch number `index`, sampled with the newest weights, and the seconds it took."""
         began = time.perf_counter()
-        with self.timeline.during("actor", Doing.HOST):
+        with self.timeline.during("actor", Activity.HOST):
             plan, state = self.plan, self.state
             policy = self._policy(state)
             group = plan.algorithm.group_size
@@ -263,40 +264,40 @@ class Experiment:
                 self.ledger.sampled(index, batch.tally(group), self.actor.account.take())
                 return batch, kept
 
-            batch = fill(play, plan.rounds)
+            batch = fill(play, plan.max_sampling_rounds)
         return batch, time.perf_counter() - began
 
     def _keep(self, rollouts: Rollouts) -> np.ndarray:
         """bool[B]: which of a round's rollouts the algorithm keeps."""
         if self.plan.algorithm.keep is keep_all:
             return np.ones(len(rollouts.group), bool)
-        with self.actor.account.during(Doing.COMPUTING):
-            return jax.device_get(self.keeps(self.devices.spread(rollouts)))
+        with self.actor.account.during(Activity.COMPUTING):
+            return jax.device_get(self.keeps(self.devices.shard(rollouts)))
 
     def _learn(self, batch: Batch, act_seconds: float) -> None:
         """One learner step, reported."""
         began = time.perf_counter()
-        rollouts = self.devices.spread(batch.rollouts)
+        rollouts = self.devices.shard(batch.rollouts)
         state, metrics, teaches = self.learner.spend(self.state, rollouts)
         assert self.ledger
-        length, epochs = batch.rollouts.tokens.shape[1], self.plan.spending.epochs
+        length, epochs = batch.rollouts.tokens.shape[1], self.plan.update_config.epochs
         self.ledger.learned(self.state.version, batch.rows, teaches, length, epochs, self.learner.account.take())
         expect_finite(state.version, metrics)
-        self.over = self.plan.flops is not None and self.ledger.spent() >= self.plan.flops
+        self.over = self.plan.max_flops is not None and self.ledger.spent() >= self.plan.max_flops
         staleness = (self.state.version - batch.rollouts.version)[batch.rollouts.mask]
         self.state, self.learner_steps = state, state.version
         learn_seconds = time.perf_counter() - began
-        transcripts = batch.transcripts
-        happened = [t for t in transcripts if t.status != Status.INFRASTRUCTURE]
+        trajectories = batch.trajectories
+        valid = [t for t in trajectories if t.status != Status.INFRASTRUCTURE]
         self._report(
             {
-                "reward": mean([t.reward for t in happened]),
-                "accuracy": mean([t.solved for t in happened]),
-                "truncated": mean([t.truncated for t in happened]),
-                "reply_tokens": mean([t.reply_tokens for t in happened]),
+                "reward": mean([t.reward for t in valid]),
+                "accuracy": mean([t.solved for t in valid]),
+                "truncated": mean([t.truncated for t in valid]),
+                "completion_tokens": mean([t.completion_tokens for t in valid]),
                 "entropy": mean(-batch.rollouts.logp[batch.rollouts.mask]),  # of what is trained on
-                "infrastructure_failures": len(transcripts) - len(happened),
-                "kept": float((batch.rows >= 0).sum()) / len(transcripts),
+                "infrastructure_failures": len(trajectories) - len(valid),
+                "kept": float((batch.rows >= 0).sum()) / len(trajectories),
                 "staleness_mean": mean(staleness),
                 "staleness_max": int(staleness.max(initial=0)),
                 **metrics,
@@ -318,15 +319,15 @@ class Experiment:
             self.ledger.evaluated(self.evaluator.account.take(), took)
             self.evaluating += took
             self.evaluation_compiling += self._compiling() - compiling
-            self._time_to_target(step, row["heldout/accuracy"])
-            self.heldout.append(measured.likeliest)
+            self._time_to_target(step, row["eval/accuracy"])
+            self.evaluations.append(measured.greedy)
             for tracker in self.trackers:
-                tracker.transcripts(step, measured.transcripts)
-            self.summary["accuracy_after"] = row["heldout/accuracy"]
-            if row["heldout/accuracy"] is None:
-                log.warning("held-out accuracy at step %d is unknown: no reply could be judged", step)
+                tracker.trajectories(step, measured.trajectories)
+            self.summary["accuracy_after"] = row["eval/accuracy"]
+            if row["eval/accuracy"] is None:
+                log.warning("held-out accuracy at step %d is unknown: no completion could be judged", step)
             if step == 0:
-                self.summary["accuracy_before"] = row["heldout/accuracy"]
+                self.summary["accuracy_before"] = row["eval/accuracy"]
         head = {"algo": self.plan.names["algo"], "step": step, "steps": self.plan.steps}
         wall, seconds = self._now()
         totals = self.ledger.row(wall, seconds)
@@ -353,14 +354,14 @@ class Experiment:
             }
 
     def _report_of(self, ledger: Ledger, wall: float, seconds: dict[str, dict[str, float]]) -> dict[str, Any]:
-        """The ledger's report, once it closes. Its main numbers go into the summary."""
+        """The ledger's report, once it reconciles. Its main numbers go into the summary."""
         gain = None
         first, last = self.summary["accuracy_before"], self.summary["accuracy_after"]
-        if len(self.heldout) > 1 and first is not None and last is not None:
-            before, after = self.heldout[0], self.heldout[-1]
+        if len(self.evaluations) > 1 and first is not None and last is not None:
+            before, after = self.evaluations[0], self.evaluations[-1]
             gain = Gain(100 * (last - first), int((after.solved & before.judged & ~before.solved).sum()))
-        untold = set[str]().union(*(account.untold for account in self._accounts().values()))
-        report = ledger.report(wall, seconds, self._memory(), gain, sorted(untold))
+        uncounted = set[str]().union(*(account.uncounted for account in self._accounts().values()))
+        report = ledger.report(wall, seconds, self._memory(), gain, sorted(uncounted))
         self.summary |= {
             "flops": report["compute"]["executed"]["total"],
             "useful_flops": report["compute"]["useful"]["total"],
@@ -409,6 +410,6 @@ class Experiment:
 
     def _buffer_bytes(self) -> int:
         """Bytes of the longest rows of a batch and of their scores, on all devices together."""
-        batch = shapes(self.plan.rollouts, self.plan.space.conversation)
+        batch = shapes(self.plan.rollouts, self.plan.limits.episode)
         score = self.plan.algorithm.score
         return tree_bytes((batch, jax.eval_shape(score, self.state.trainable, self.state.frozen, batch, np.int32(0))))

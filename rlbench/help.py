@@ -1,7 +1,6 @@
 """`rlbench --help`, and messages to a mistaken command line: both read from the YAML files."""
 
 import re
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .discovery import PLACES, offers
+from .hydra_adapter import VERSION_BASE, raised_by_hydra, unknown_key
 from .plugins import nearest
 from .types import ConfigError, PluginError
 
@@ -23,15 +23,15 @@ KEY = re.compile(r"^(?P<indent> *)(?P<name>[\w]+):(?P<value>.*?)(?:\s#\s(?P<comm
 ONE_LINE = (ConfigError, PluginError, HydraException, OmegaConfBaseException)  # errors of a config or of a plugin
 
 USAGE = """\
-rlbench runs a reinforcement-learning algorithm on a verifiable task, and keeps the accounts.
+rlbench runs a reinforcement-learning algorithm with verifiable rewards, and measures what it costs.
 
   rlbench algo=grpo task=arithmetic seed=3 model.width=64     one run
-  rlbench -m algo=ppo,grpo seed=0,1,2                         a sweep: every combination, a process each
+  rlbench -m algo=ppo,grpo seed=0,1,2                         a sweep: every combination, each in its own process
   rlbench -m experiment=critic_cost                           a sweep that answers a question
-  rlbench algo=ppo --cfg job                                  the config, composed but not run
-  rlbench --config-dir conf algo=mine                         your own: mine.py, beside it conf/algo/mine.yaml
+  rlbench algo=ppo --cfg job                                  prints the config and runs nothing
+  rlbench --config-dir conf algo=mine                         your own algorithm: mine.py and conf/algo/mine.yaml
 
-Results go to outputs/ or multirun/, one folder a run: metrics.jsonl, summary.json, .hydra/config.yaml.
+Results go to outputs/ or multirun/, one folder a run: config.yaml, metrics.jsonl, summary.json, ledger.json.
 """
 
 
@@ -44,7 +44,7 @@ def print_help(overrides: Sequence[str]) -> None:
         if key in SWEEPING or not key.startswith("hydra/")
     }
     print(USAGE)
-    print("Groups: choose an option with group=option; * is chosen here.\n")
+    print("Groups: choose an option with group=option; * marks the current choice.\n")
     groups = {path.parent.name for place in PLACES for path in place.folder.glob("*/*.yaml")}
     for group in [*sorted(groups), *SWEEPING]:
         print(f"  {group}")
@@ -65,7 +65,7 @@ def print_help(overrides: Sequence[str]) -> None:
 
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The config, Hydra's own node included."""
-    with initialize_config_module(CONFIG, version_base="1.3"):
+    with initialize_config_module(CONFIG, version_base=VERSION_BASE):
         return compose("config", list(overrides), return_hydra_config=True)
 
 
@@ -130,8 +130,7 @@ def explain(error: Exception, words: Sequence[str]) -> str:
         return f"{group}={name}: no such option{nearest(name, known)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: no key=value that can be read; signs such as = {{ [ ( want quotes: 'key=\"a=b\"'"
-    if match := re.search(r"Could not override '([^'@]+)'|Key '(\w+)' is not in struct", text):
-        key = match[1] or match[2]
+    if key := unknown_key(error):
         value = next((word.partition("=")[2] for word in words if word.lstrip("+~").startswith(f"{key}=")), "")
         return f"{key}={value}: no such key{nearest(key, known_keys(words))}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
@@ -141,9 +140,7 @@ def explain(error: Exception, words: Sequence[str]) -> str:
 
 def is_one_line(error: Exception) -> bool:
     """True where a traceback would add nothing: an error of a config or a plugin, or a ValueError of Hydra's own."""
-    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    hydras = isinstance(error, ValueError) and bool(modules) and modules[-1].startswith("hydra.")
-    return hydras or isinstance(error, ONE_LINE)
+    return isinstance(error, ONE_LINE) or (isinstance(error, ValueError) and raised_by_hydra(error))
 
 
 def known_keys(words: Sequence[str]) -> list[str]:

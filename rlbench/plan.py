@@ -12,15 +12,15 @@ import jax
 import optax
 
 from .acting.generate import Sampling
-from .acting.rollout import Space, training_problems
+from .acting.rollout import SequenceLimits, training_problems
 from .contract.algorithm import check_algorithm, check_model, source_of
 from .contract.sources import Source
-from .contract.task import check_bounds, gold_of
+from .contract.task import check_bounds, solution_of
 from .devices import cache_folder
 from .evaluation import Evaluation
-from .learning.learner import Spending
+from .learning.learner import UpdateConfig
 from .models.tokenizers import check_tokenizer
-from .plugins import build, plain, read, target_of
+from .plugins import build, plain, target_of, typed_section
 from .running.schedule import Runner
 from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task, Tokenizer, Tracker
 from .verifying.verifier import Verifier, Verifying
@@ -38,24 +38,24 @@ SECTIONS = (
 # fmt: on
 
 
-class Batch(NamedTuple):
+class BatchConfig(NamedTuple):
     """Settings of the batch that a learner step consumes."""
 
     rollouts: Count
     epochs: Count
     minibatches: Count
     microbatch_tokens: Count
-    reply_tokens: Count | None
-    rounds: Count
+    max_completion_tokens: Count | None
+    max_sampling_rounds: Count
     buckets: list[Count] | None
 
 
-class Run(NamedTuple):
+class RunConfig(NamedTuple):
     """The keys at the top of the config that are no section."""
 
     seed: Natural
     steps: Natural
-    flops: Positive | None
+    max_flops: Positive | None
     trials: Natural
     cache: str | None
 
@@ -67,7 +67,7 @@ class Plan(NamedTuple):
     devices: list[jax.Device]
     seed: int
     steps: int
-    flops: float | None  # a budget that ends the run before its steps do
+    max_flops: float | None  # a budget that ends the run before its steps do
     cache: Path
     task: Task
     verifier: Verifier
@@ -76,9 +76,9 @@ class Plan(NamedTuple):
     algorithm: Algorithm
     optimizer: optax.GradientTransformation
     rollouts: int
-    rounds: int  # of sampling, at most, to fill a batch
-    spending: Spending
-    space: Space
+    max_sampling_rounds: int  # of sampling, at most, to fill a batch
+    update_config: UpdateConfig
+    limits: SequenceLimits
     sampling: Sampling
     runner: Runner
     evaluation: Evaluation
@@ -109,7 +109,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     for section in SECTIONS:
         if not isinstance(value := config.get(section), dict):
             raise ConfigError(section, value, "has to be a section of keys")
-    scalars = read(Run, {name: config[name] for name in Run._fields}, "")
+    scalars = typed_section(RunConfig, {name: config[name] for name in RunConfig._fields}, "")
     tokenizer = build(config["tokenizer"], "tokenizer", kind=Tokenizer)
     task = build(config["task"], "task", kind=Task)
     check_bounds(task)
@@ -120,34 +120,38 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         check_model(model)
     with source_of(algorithm, target_of(config["algo"], "algo")[0]).blamed("maker"):
         check_algorithm(algorithm, model)
-    batch = read(Batch, config["batch"], "batch")
+    batch = typed_section(BatchConfig, config["batch"], "batch")
     optimizer = partial(build, kind=optax.GradientTransformation)
-    warm_start = read(WarmStart, without(config["warm_start"], "optimizer"), "warm_start")
+    warm_start = typed_section(WarmStart, without(config["warm_start"], "optimizer"), "warm_start")
     plan = Plan(
         names=names,
         devices=list(devices or jax.local_devices()),
         seed=scalars.seed,
         steps=scalars.steps,
-        flops=scalars.flops,
+        max_flops=scalars.max_flops,
         cache=writable(cache_folder(scalars.cache)),
         task=task,
-        verifier=Verifier(read(Verifying, config["verifier"], "verifier")),
+        verifier=Verifier(typed_section(Verifying, config["verifier"], "verifier")),
         tokenizer=tokenizer,
         model=model,
         algorithm=algorithm,
         optimizer=optimizer(config["optimizer"], "optimizer", scalars.steps * batch.epochs * batch.minibatches),
         rollouts=batch.rollouts,
-        rounds=batch.rounds,
-        spending=Spending(batch.epochs, batch.minibatches, batch.microbatch_tokens),
-        space=room(task, batch),
-        sampling=read(Sampling, config["sampling"], "sampling"),
-        runner=read(Runner, config["runner"], "runner"),
-        evaluation=read(Evaluation, config["evaluation"], "evaluation"),
+        max_sampling_rounds=batch.max_sampling_rounds,
+        update_config=UpdateConfig(batch.epochs, batch.minibatches, batch.microbatch_tokens),
+        limits=room(task, batch),
+        sampling=typed_section(Sampling, config["sampling"], "sampling"),
+        runner=typed_section(Runner, config["runner"], "runner"),
+        evaluation=typed_section(Evaluation, config["evaluation"], "evaluation"),
         warm_start=warm_start,
         warm_start_optimizer=optimizer(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
-        | {"microbatch_tokens": batch.microbatch_tokens, "reply_tokens": batch.reply_tokens, "buckets": batch.buckets}
-        | {"devices": len(devices or jax.local_devices()), "imitated": imitated(task, warm_start)}
+        | {
+            "microbatch_tokens": batch.microbatch_tokens,
+            "max_completion_tokens": batch.max_completion_tokens,
+            "buckets": batch.buckets,
+        }
+        | {"devices": len(devices or jax.local_devices()), "demonstrations": demonstrated(task, warm_start)}
         | {"verifier": without(config["verifier"], *SPARED)},
         sources=[source_file(config[name], name) for name in ("tokenizer", "task", "model")]
         + [source_file(config["warm_start"]["optimizer"], "warm_start.optimizer")],
@@ -165,10 +169,10 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     return plan
 
 
-def imitated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
-    """Prompts and gold replies of some problems: a task may read them from a file that the config only names."""
+def demonstrated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
+    """Prompts and reference solutions of some problems: a task may read them from a file that the config only names."""
     problems = training_problems(task, warm_start.seed, 0, 256)
-    return [(problem.prompt, gold_of(task, problem.state)) for _, problem in problems]
+    return [(problem.prompt, solution_of(task, problem.state)) for _, problem in problems]
 
 
 def source_file(node: dict[str, Any], key: str) -> Path:
@@ -191,16 +195,18 @@ def without(section: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key not in names}
 
 
-def room(task: Task, batch: Batch) -> Space:
+def room(task: Task, batch: BatchConfig) -> SequenceLimits:
     """Shapes known before the run, from the task's worst cases; one bucket unless others are configured."""
     bounds = task.bounds
-    least = bounds.reply + 1
-    reply = batch.reply_tokens or least
-    if reply < least:
-        raise ConfigError("batch.reply_tokens", reply, f"at least {least}, for the longest answer and its end")
-    space = Space(bounds.prompt, reply, bounds.observation, bounds.turns, ())
-    smaller = sorted(bucket for bucket in batch.buckets or () if bucket < space.conversation)
-    return space._replace(buckets=(*smaller, space.conversation))
+    least = bounds.completion + 1
+    completion = batch.max_completion_tokens or least
+    if completion < least:
+        raise ConfigError(
+            "batch.max_completion_tokens", completion, f"at least {least}, for the longest answer and its end"
+        )
+    limits = SequenceLimits(bounds.prompt, completion, bounds.observation, bounds.turns, ())
+    smaller = sorted(bucket for bucket in batch.buckets or () if bucket < limits.episode)
+    return limits._replace(buckets=(*smaller, limits.episode))
 
 
 def check_sizes(plan: Plan) -> None:
@@ -210,7 +216,7 @@ def check_sizes(plan: Plan) -> None:
     over_devices = f" ({devices} devices)" if devices > 1 else ""
     for key, rows, unit, why in (
         ("batch.rollouts", plan.rollouts, group * devices, f"algo.group_size = {group}"),
-        ("batch.rollouts", plan.rollouts, plan.spending.minibatches * devices, "batch.minibatches"),
+        ("batch.rollouts", plan.rollouts, plan.update_config.minibatches * devices, "batch.minibatches"),
         ("warm_start.rollouts", plan.warm_start.rollouts, devices, "the number of devices"),
         ("warm_start.problems", plan.warm_start.problems, devices, "the number of devices"),
     ):

@@ -91,7 +91,7 @@ def imported(name: str) -> Any:
     return found
 
 
-def read(kind: Callable[..., Any], node: Any, key: str) -> Any:
+def typed_section(kind: Callable[..., Any], node: Any, key: str) -> Any:
     """A section of the config as the NamedTuple that declares it; errors as in `build`."""
     return kind(**checked(kind, plain(node), key))
 

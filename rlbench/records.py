@@ -20,7 +20,7 @@ from typing_extensions import TypedDict  # pydantic refuses that of typing befor
 from .accounting.ledger import SCHEMA
 from .types import Fate, Fraction, Natural, NonNegative, Phase
 
-RECORD = ("config.yaml", "metrics.jsonl", "transcripts.jsonl", "summary.json", "ledger.json")  # a run's files
+RECORD = ("config.yaml", "metrics.jsonl", "trajectories.jsonl", "summary.json", "ledger.json")  # a run's files
 MOST_BYTES = 1 << 20  # of a file that is read whole, and of a line
 MOST_METRICS = 4 << 30  # bytes of metrics.jsonl: a million learner steps
 MOST_EVALUATIONS = 1 << 26  # bytes of its lines that hold an evaluation
@@ -29,7 +29,7 @@ DEEPEST = 50  # of YAML's collections within collections
 LARGEST_INT, LARGEST = 2**63 - 1, 1e30  # numbers that every table, sum and format can hold
 LONGEST = 300  # characters of a reason
 LONGEST_NAME = 200
-EVALUATED = b'"heldout/accuracy"'  # in the lines of metrics.jsonl that hold an evaluation
+EVALUATED = b'"eval/accuracy"'  # in the lines of metrics.jsonl that hold an evaluation
 BETWEEN = 50  # lines between evaluations that are read of a run, evenly spaced; a run may have a million
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 
@@ -60,6 +60,7 @@ ByFate = Annotated[Numbers, AfterValidator(has_fates)]
 class Summary(TypedDict):
     """summary.json."""
 
+    schema: int
     algo: Name
     task: Name
     seed: int
@@ -95,8 +96,8 @@ class Useful(TypedDict):
 
 @open_ended
 class Utilisation(TypedDict):
-    executed: float
-    useful: float
+    hfu: float
+    mfu: float
 
 
 @open_ended
@@ -136,7 +137,7 @@ class TokenCounts(TypedDict):
 
 
 @open_ended
-class Verification(TypedDict):
+class VerificationRecord(TypedDict):
     calls: Natural
     cpu_seconds: float
     wall_seconds: float
@@ -158,19 +159,19 @@ class Price(TypedDict):
 
 
 @open_ended
-class Ledger(TypedDict):
+class LedgerRecord(TypedDict):
     """ledger.json, which docs/ledger.md defines."""
 
     compute: Compute
     memory: Memory
     rollouts: RolloutCounts
     tokens: TokenCounts
-    verification: Verification
+    verification: VerificationRecord
     time: Time
     price: Price
 
 
-def agrees(ledger: Ledger) -> Ledger:
+def agrees(ledger: LedgerRecord) -> LedgerRecord:
     executed, price = ledger["compute"]["executed"], ledger["price"]
     if missing := executed["by_phase"].keys() - executed["cells"].keys():
         raise ValueError(f"compute.executed.cells: no {', '.join(sorted(missing))}")
@@ -180,21 +181,21 @@ def agrees(ledger: Ledger) -> Ledger:
 
 
 @open_ended
-class Step(TypedDict):
+class StepRecord(TypedDict):
     """A line of metrics.jsonl, of which only the place is known."""
 
     step: Natural
 
 
 @open_ended
-class Transcript(TypedDict):
-    """A line of transcripts.jsonl."""
+class TrajectoryRecord(TypedDict):
+    """A line of trajectories.jsonl."""
 
     step: Natural
     problem: int
-    likeliest: bool
+    greedy: bool
     prompt: str
-    replies: list[str]
+    completions: list[str]
     reward: float | None
     status: str
     detail: str
@@ -212,7 +213,7 @@ Row = open_ended(  # a line of metrics.jsonl
             "verification/cpu_seconds": NonNegative,
             f"flops/phase/{Phase.WARM_START}": NotRequired[NonNegative],
             f"flops/phase/{Phase.EVALUATION}": NotRequired[NonNegative],
-            "heldout/accuracy": NotRequired[Fraction | None],  # null where no verdict told
+            "eval/accuracy": NotRequired[Fraction | None],  # null where no verdict told
             "staleness_mean": NotRequired[float | None],
         },
     )
@@ -229,7 +230,7 @@ class Config(TypedDict):
 
 
 @open_ended
-class Source(TypedDict):
+class SourceRecord(TypedDict):
     path: str
     provider: str
 
@@ -242,7 +243,7 @@ class Choices(TypedDict):
 
 @open_ended
 class Runtime(TypedDict):
-    config_sources: list[Source]
+    config_sources: list[SourceRecord]
     choices: Choices
     cwd: str
     output_dir: str
@@ -274,20 +275,25 @@ class HydraRecord(TypedDict):
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json.
+    """summary.json, of this version's schema.
 
     Raises, as all readers here:
       Unreadable: it is missing, torn, of another shape, or no file.
     """
-    return read_json(folder / "summary.json", Summary)
+    return of_this_schema("summary.json", read_json(folder / "summary.json", dict[str, Any]), Summary)
 
 
 def read_ledger(folder: Path) -> dict[str, Any]:
     """ledger.json, of this version's schema."""
-    content = read_json(folder / "ledger.json", dict[str, Any])
+    kind = Annotated[LedgerRecord, AfterValidator(agrees)]
+    return of_this_schema("ledger.json", read_json(folder / "ledger.json", dict[str, Any]), kind)
+
+
+def of_this_schema(name: str, content: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """The content of a file, if this version of rlbench would have written it so."""
     if (schema := content.get("schema")) != SCHEMA:
-        raise Unreadable(f"ledger.json: schema {line(str(schema))}, not {SCHEMA}")
-    return valid(Annotated[Ledger, AfterValidator(agrees)], content, "ledger.json")
+        raise Unreadable(f"{name}: written by another version of rlbench (schema {line(str(schema))}, not {SCHEMA})")
+    return valid(kind, content, name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object
 
+from .command_line import parser_of
 from .discovery import find_plugins, offers
 from .help import composed
+from .hydra_adapter import parse_overrides
 from .types import ConfigError
 
 KINDS = {"algo": "algorithm", "task": "task"}
@@ -73,13 +74,10 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n")
-    arguments = argparse.ArgumentParser(
-        "rlbench-new", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("group", choices=KINDS, help="what to begin")
-    arguments.add_argument("name", help="of the files, and of the option: a Python identifier")
-    arguments.add_argument("--folder", type=Path, default=Path(), help="to write into; by default this one")
+    arguments = parser_of("rlbench-new", __doc__)
+    arguments.add_argument("group", choices=KINDS, help="kind of plugin")
+    arguments.add_argument("name", help="name of the files and of the option: a Python identifier")
+    arguments.add_argument("--folder", type=Path, default=Path(), help="folder to write into; by default this one")
     return arguments
 
 
@@ -124,7 +122,8 @@ def check_name(group: str, name: str, used: set[str], existing: list[Path]) -> N
     if not re.fullmatch(r"[a-zA-Z]\w*", name, re.ASCII) or keyword.iskeyword(name):
         raise refuse("has to be a Python identifier, in ASCII, that begins with a letter")
     try:
-        option = OverridesParser.create().parse_override(f"{group}={name}").value()
+        (override,) = parse_overrides([f"{group}={name}"])
+        option = override.value()
     except HydraException:
         option = None
     if option != name:

@@ -4,7 +4,7 @@ Shapes: B rollouts in a batch, T tokens in a row, V tokens in the vocabulary. In
 anything said of token t (its log-probability, its value, its version) was known before t was chosen.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
@@ -37,15 +37,23 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(
 AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False), AfterValidator(held)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+REWARD_TOLERANCE = 1e-6  # of full reward, which is 1: a sum of rewards is rounded
+SOLVED_ABOVE = 1.0 - REWARD_TOLERANCE  # a rollout whose rewards add up to more is solved
+
+
+def is_full(reward: float) -> bool:
+    """True of full reward, 1, as a reference solution earns it: neither less nor more."""
+    return abs(reward - 1.0) < REWARD_TOLERANCE
+
 
 class Rollouts(NamedTuple):
-    """One batch of finished conversations, as arrays.
+    """One batch of finished episodes, as arrays.
 
-    Rows are right-padded. A row with no True in its mask did not happen (its verifier broke, or it
+    Rows are right-padded. A row with no True in its mask is masked (its verifier broke, or it
     pads a short batch): nothing may depend on it.
     """
 
-    tokens: AnyArray  # i32[B, T]   prompt, replies and the environment's answers
+    tokens: AnyArray  # i32[B, T]   prompt, completions and the environment's answers
     mask: AnyArray  # bool[B, T]  True where the policy chose the token
     logp: AnyArray  # f32[B, T]   log pi(tokens[t] | tokens[<t]) under the policy that sampled it
     reward: AnyArray  # f32[B, T]   paid at the last token of the turn that earned it
@@ -73,6 +81,99 @@ class Size(NamedTuple):
     head: int  # weights between the body and an output
 
 
+class ModelInitFn(Protocol):
+    """Function that makes a network's parameters."""
+
+    def __call__(self, key: Array, /) -> Params:
+        """Parameters before any training.
+
+        Args:
+          key: a random key of JAX.
+
+        Returns:
+          A tree of arrays.
+        """
+
+
+class ApplyFn(Protocol):
+    """Function that runs a network on whole rows, to score them and to train on them."""
+
+    def __call__(self, params: Params, tokens: Array, /) -> Array:
+        """Outputs at every token.
+
+        Args:
+          params: a tree as `init` makes it.
+          tokens: i32[B, T], padded on the right.
+
+        Returns:
+          f32[B, T, outputs]. Outputs at t - 1 depend on tokens before t alone: they are said of token t.
+        """
+
+
+class ExtendFn(Protocol):
+    """Function that runs a network on the next tokens of every row, to sample. The cache holds those before."""
+
+    def __call__(self, params: Params, cache: Any, tokens: Array, length: Array, /) -> tuple[Array, Any]:
+        """Reads length[b] of tokens[b, S] into row b.
+
+        Args:
+          params: a tree as `init` makes it.
+          cache: of B rows, a Cache of rlbench/models/cache.py.
+          tokens: i32[B, S], padded on the right.
+          length: i32[B], each from 0 to S.
+
+        Returns:
+          f32[B, outputs] at the last token read, without meaning where length[b] is 0; and the longer cache.
+        """
+
+
+class SegmentFn(Protocol):
+    """Function that makes room in a key-value cache."""
+
+    def __call__(self, rows: int, slots: int, /) -> Any:
+        """An empty segment of a cache.
+
+        Args:
+          rows: sequences, each of which may be shared by several rows of a batch.
+          slots: tokens that each has room for.
+
+        Returns:
+          A Segment of rlbench/models/cache.py, in which no slot is valid.
+        """
+
+
+class ResizedFn(Protocol):
+    """Function that makes a model of the same architecture at other sizes, such as a critic."""
+
+    def __call__(self, outputs: int, **sizes: int) -> "Model":
+        """The model at other sizes.
+
+        Args:
+          outputs: numbers that it gives at each token; 1 for a critic.
+          sizes: by the names of the model's YAML; the others stay.
+
+        Returns:
+          A model, whose parameters its own `init` makes.
+
+        Raises:
+          ConfigError: a size has no such name, or the architecture cannot have it.
+        """
+
+
+class SizeFn(Protocol):
+    """Function that reads a network's size off its parameters. Useful FLOPs are counted from it."""
+
+    def __call__(self, params: Params, /) -> Size | None:
+        """The size of a network.
+
+        Args:
+          params: a tree of this architecture at any sizes, or any other tree.
+
+        Returns:
+          The size; None of a tree that is not of this architecture.
+        """
+
+
 class Model(NamedTuple):
     """A network as pure functions of its parameters.
 
@@ -80,16 +181,95 @@ class Model(NamedTuple):
     every log-probability refers to: softmax(outputs / temperature) over the tokens it emits.
     """
 
-    init: Callable[[Array], Params]  # key -> params
-    apply: Callable[[Params, Array], Array]  # params, tokens i32[B, T] -> f32[B, T, outputs]
-    extend: Callable[..., tuple[Array, Any]]  # params, cache, tokens[B, S], length[B] -> f32[B, outputs], cache
-    segment: Callable[[int, int], Any]  # rows, slots -> an empty segment of a key-value cache
-    resized: Callable[..., "Model"]  # (**sizes) -> the same architecture at other sizes
-    size: Callable[[Params], Size | None]  # of a tree of this architecture's parameters, whatever their sizes
+    init: ModelInitFn
+    apply: ApplyFn
+    extend: ExtendFn
+    segment: SegmentFn
+    resized: ResizedFn
+    size: SizeFn
     emits: AnyArray  # bool[outputs]  tokens that may be chosen
     temperature: float
     dtype: str  # of the arithmetic
     chunk_tokens: int  # tokens that one forward pass may hold at once on a device; or one row
+
+
+class InitFn(Protocol):
+    """Function that makes an algorithm's networks from the policy. Called once, at the start."""
+
+    def __call__(self, key: Array, policy: Params, /) -> tuple[Params, Params]:
+        """Networks before the first learner step.
+
+        Args:
+          key: a random key of JAX, for networks that are new.
+          policy: parameters of the model. They may be returned as they are: the learner copies them.
+
+        Returns:
+          Trainable and frozen: two dicts of networks by name. The names are those that costs are reported under.
+        """
+
+
+class ScoreFn(Protocol):
+    """Function that looks at a batch before it is trained on. Called once a batch; no gradient goes through it."""
+
+    def __call__(self, trainable: Params, frozen: Params, rollouts: Rollouts, version: Array, /) -> dict[str, Array]:
+        """Numbers about each rollout that the loss needs.
+
+        Args:
+          trainable: networks by name, as they are at the start of the learner step.
+          frozen: networks by name, as `init` made them.
+          rollouts: the whole batch, B rows of T tokens.
+          version: i32[], learner steps so far; compare rollouts.version.
+
+        Returns:
+          Arrays by name, [B] or [B, T], a row a rollout. "advantage", if there is one, is f32[B, T], and zero means
+          that the row teaches nothing.
+        """
+
+
+class LossFn(Protocol):
+    """Function whose gradient by `trainable` an optimizer update takes. Called on any rows of a batch."""
+
+    def __call__(self, trainable: Params, frozen: Params, rollouts: Rollouts, scores: dict[str, Array], /) -> Loss:
+        """The loss of some rows of a batch.
+
+        Args:
+          trainable: networks by name, as they are at the update.
+          frozen: networks by name, as `init` made them.
+          rollouts: B rows of the batch, in any order. Groups may be torn apart.
+          scores: the same rows of what `score` returned.
+
+        Returns:
+          Sums over the rows, and their weights.
+        """
+
+
+class ActingFn(Protocol):
+    """Function that gives the policy that samples, in training and in evaluation."""
+
+    def __call__(self, trainable: Params, frozen: Params, /) -> Params:
+        """The policy that samples.
+
+        Args:
+          trainable: networks by name.
+          frozen: networks by name.
+
+        Returns:
+          Parameters of the structure, shapes and dtypes of the policy's.
+        """
+
+
+class KeepFn(Protocol):
+    """Function that selects rows to train on. More is sampled until a batch is full of them."""
+
+    def __call__(self, rollouts: Rollouts, /) -> Array:
+        """The selection among the rows of one round of sampling.
+
+        Args:
+          rollouts: B rows of T tokens.
+
+        Returns:
+          bool[B], True where a row is kept.
+        """
 
 
 def keep_all(rollouts: Rollouts) -> Array:
@@ -103,17 +283,13 @@ def policy_of(trainable: Params, frozen: Params) -> Params:
 
 
 class Algorithm(NamedTuple):
-    """Pure functions over pytrees, in the manner of optax.
+    """An algorithm as pure functions over pytrees, in the manner of optax."""
 
-    The names at the top of `trainable` and `frozen` are those that costs are reported under. Where
-    `score` returns "advantage", it is f32[B, T] and zero means that the row teaches nothing.
-    """
-
-    init: Callable[[Array, Params], tuple[Params, Params]]  # key, policy -> trainable, frozen
-    score: Callable[..., dict[str, Array]]  # trainable, frozen, rollouts, version; once a batch, no gradient
-    loss: Callable[..., Loss]  # trainable, frozen, rollouts, scores
-    acting: Callable[[Params, Params], Params] = policy_of
-    keep: Callable[[Rollouts], Array] = keep_all  # -> bool[B]; a batch is sampled until it is full of these
+    init: InitFn
+    score: ScoreFn
+    loss: LossFn
+    acting: ActingFn = policy_of
+    keep: KeepFn = keep_all
     group_size: int = 1  # attempts at each problem of a batch
 
 
@@ -127,14 +303,14 @@ class LearnerState(NamedTuple):
 
 
 class Status(StrEnum):
-    """Status of a reply. A verifier that broke is INFRASTRUCTURE: no reward, no row."""
+    """Status of a completion. A verifier that broke is INFRASTRUCTURE: no reward, no row."""
 
-    OPEN = "open"  # the conversation goes on
+    OPEN = "open"  # the episode goes on
     PASSED = "passed"
     WRONG = "wrong"
     ERROR = "error"  # a program that raised, crashed or did not answer
     TIMEOUT = "timeout"  # wrong for want of time
-    MEMORY = "out of memory"
+    MEMORY = "out_of_memory"
     UNSUPPORTED = "unsupported"  # by the interpreter that had to run it; a failure like the others
     INFRASTRUCTURE = "infrastructure"
 
@@ -143,27 +319,27 @@ class Phase(StrEnum):
     """Purpose of a computation. Programs mark theirs by jax.named_scope; the ledger counts by them."""
 
     PREFILL = "prefill"  # prompts and the environment's text, read into the cache
-    DECODE = "decode"  # replies, token by token
+    DECODE = "decode"  # completions, token by token
     SCORE = "score"  # one look at a batch, no gradient
-    FORWARD = "train forward"
-    BACKWARD = "train backward"  # what is recomputed for it is in it
+    FORWARD = "train_forward"
+    BACKWARD = "train_backward"  # what is recomputed for it is in it
     OPTIMIZER = "optimizer"
-    WARM_START = "warm start"
+    WARM_START = "warm_start"
     EVALUATION = "evaluation"
 
 
 class Fate(StrEnum):
     """Fate of a rollout: the first that applies."""
 
-    INFRASTRUCTURE = "infrastructure failure"  # its verifier broke
+    INFRASTRUCTURE = "infrastructure_failure"  # its verifier broke
     STALE = "stale"  # too old when its turn came, or left over when the run ended
     FILTERED = "filtered"  # the algorithm did not keep it, or its batch was full
-    ZERO_ADVANTAGE = "zero advantage"  # trained on, and taught nothing
+    ZERO_ADVANTAGE = "zero_advantage"  # trained on, and taught nothing
     TRAINED = "trained"
 
 
 class Problem(NamedTuple):
-    """One problem of a task: the text shown to the model, and the state that judges the reply.
+    """One problem of a task: the text shown to the model, and the state that judges the completion.
 
     Problems of equal identity are the same one in other words: evaluation asks one of them.
     """
@@ -179,7 +355,7 @@ class Problem(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The environment's answer to one reply."""
+    """The environment's answer to one completion."""
 
     state: Any
     observation: str | None
@@ -189,8 +365,8 @@ class Step(NamedTuple):
     detail: str = ""  # the reason of the status, for people
 
     @property
-    def asks(self) -> str | None:
-        """The text that the model has to answer; None when the conversation is over."""
+    def next_observation(self) -> str | None:
+        """The text that the model has to answer; None when the episode is over."""
         return self.observation if self.status == Status.OPEN else None
 
 
@@ -227,15 +403,29 @@ class Verdict(NamedTuple):
     repeated: bool = False  # the verdict of an identical program
 
 
-class Trial(NamedTuple):
-    """The environment's answer to a reply that has to be run before it can be judged."""
+class SettleFn(Protocol):
+    """Function that judges a completion once its program was run."""
+
+    def __call__(self, verdict: Verdict, /) -> Step:
+        """The step that a verdict makes.
+
+        Args:
+          verdict: the outcome of the program. Its status is never OPEN; INFRASTRUCTURE: it could not be judged.
+
+        Returns:
+          The environment's answer to the completion.
+        """
+
+
+class PendingStep(NamedTuple):
+    """The environment's answer to a completion that has to be run before it can be judged."""
 
     program: Program
-    settle: Callable[[Verdict], Step]
+    settle: SettleFn
 
     @classmethod
-    def last(cls, program: Program, state: Any) -> "Trial":
-        """One that ends the conversation, and pays 1 for a program that passes."""
+    def last(cls, program: Program, state: Any) -> "PendingStep":
+        """One that ends the episode, and pays 1 for a program that passes."""
 
         def settle(verdict: Verdict) -> Step:
             passed = verdict.status == Status.PASSED
@@ -247,9 +437,9 @@ class Trial(NamedTuple):
 class Bounds(NamedTuple):
     """Worst cases of a task's text, from which buckets are known before a run. Unit: characters."""
 
-    alphabet: frozenset[str]  # every character that prompts, gold replies and observations use
+    alphabet: frozenset[str]  # every character that prompts, reference solutions and observations use
     prompt: int
-    reply: int  # the longest gold reply of one turn
+    completion: int  # the longest reference solution of one turn
     turns: int = 1
     observation: int = 0
 
@@ -261,27 +451,67 @@ class Task(Protocol):
     bounds: Bounds
 
     def problem(self, seed: int, split: str) -> Problem:
-        """The problem number `seed` of the split "train" or "heldout", which share no problem."""
+        """A problem of a split, always the same one for the same arguments.
 
-    def step(self, state: Any, reply: str) -> Step | Trial:
-        """Judges one reply, or says how a sandbox is to. May block."""
+        Args:
+          seed: its number in the split, from 0 to far beyond 2^32.
+          split: "train" or "heldout", which share no problem.
 
-    def gold(self, state: Any) -> str:
-        """The next reply on the way to full reward."""
+        Returns:
+          The problem, its prompt within `bounds`.
+        """
+
+    def step(self, state: Any, completion: str) -> Step | PendingStep:
+        """Judges one completion. May block.
+
+        Args:
+          state: that of the problem, or of the step before; a copy, which may be changed.
+          completion: the text of one turn.
+
+        Returns:
+          The environment's answer, or the program that a sandbox has to run first.
+        """
+
+    def solution(self, state: Any) -> str:
+        """The reference solution: the next completion on the way to full reward.
+
+        Args:
+          state: as in `step`.
+
+        Returns:
+          A text within `bounds`.
+        """
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Text to token ids and back. By convention id 0 pads and id 1 ends a reply; neither is in an encoded text."""
+    """Text to token ids and back. By convention id 0 pads and id 1 ends a completion; neither is in an encoded text."""
 
     vocabulary: int  # how many ids there are
     emits: Any  # bool[vocabulary]: ids that a policy may choose
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; ConfigError names the first character that has none."""
+        """Token ids of a text.
+
+        Args:
+          text: characters of the task's alphabet.
+
+        Returns:
+          At most one id a character, each below `vocabulary`.
+
+        Raises:
+          ConfigError: a character has no id; names the first.
+        """
 
     def decode(self, tokens: Any) -> str:
-        """The text of token ids; special ones are left out."""
+        """The text of token ids.
+
+        Args:
+          tokens: a list of ids, or integers [length].
+
+        Returns:
+          The text; ids 0 and 1 are left out.
+        """
 
 
 @runtime_checkable
@@ -289,24 +519,40 @@ class Tracker(Protocol):
     """A receiver of a run's numbers. Called on the learner's thread, once a learner step."""
 
     def begin(self, folder: Path) -> None:
-        """The run begins. Its config.yaml is in its folder, and its record will be: metrics.jsonl and the like."""
+        """The run begins.
+
+        Args:
+          folder: of the run. Its config.yaml is in it, and its record will be: metrics.jsonl and the like.
+        """
 
     def log(self, row: dict[str, Any]) -> None:
-        """One line of metrics; `row["step"]` is the learner step, 0 before the first."""
+        """One line of metrics.
 
-    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Some replies of an evaluation, before the line of metrics of the same step.
+        Args:
+          row: values by name. "step" is the learner step, 0 before the first.
+        """
 
-        Each has `problem`, `likeliest`, `prompt`, `replies`, `reward`, `status`, `detail` and `truncated`.
+    def trajectories(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Some completions of an evaluation, before the line of metrics of the same step.
+
+        Args:
+          step: the learner step.
+          rows: each has `problem`, `greedy`, `prompt`, `completions`, `reward`, `status`, `detail` and `truncated`.
         """
 
     def note(self, text: str) -> None:
-        """A line for whoever watches; no part of the record."""
+        """A line for whoever watches.
+
+        Args:
+          text: no part of the record.
+        """
 
     def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
         """The last word of the run, also of one that failed or was interrupted.
 
-        There is no ledger if it never started, and no summary if the ledger does not close.
+        Args:
+          summary: as in summary.json; None if the ledger does not reconcile.
+          ledger: as in ledger.json; None if that is so, or if the run never started.
         """
 
 

@@ -1,6 +1,5 @@
-"""The common start of all algorithms: a short supervised phase on gold replies."""
+"""The common start of all algorithms: a short supervised phase on reference solutions."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -10,8 +9,9 @@ import jax
 
 from .accounting.ledger import by_component, learning_passes
 from .accounting.useful import useful_flops
-from .acting.demonstrate import demonstrate
+from .acting.demonstrations import demonstrations
 from .acting.rollout import Actor, training_problems
+from .hashing import digest_of
 from .learning.learner import Learner
 from .randomness import key_of
 from .types import Count, Fraction, Model, Natural, Params, Problem, Status, Task
@@ -19,16 +19,16 @@ from .types import Count, Fraction, Model, Natural, Params, Problem, Status, Tas
 log = logging.getLogger(__name__)
 
 
-APART = 8  # one training problem in so many is not imitated
+APART = 8  # one training problem in so many is not trained on
 
 
 class WarmStart(NamedTuple):
-    """Settings of imitation. Ends as soon as greedy accuracy on training problems is reached."""
+    """Settings of the supervised fine-tuning. Ends as soon as greedy accuracy on training problems is reached."""
 
     steps: Natural  # at the most; 0 starts from random weights
-    rollouts: Count  # gold replies a step
+    rollouts: Count  # reference solutions a step
     accuracy: Fraction  # at which to stop
-    problems: Count  # not imitated, that accuracy is measured on
+    problems: Count  # not trained on, that accuracy is measured on
     check_every: Count  # steps between looks at accuracy
     seed: Natural
 
@@ -48,15 +48,15 @@ class Cost(NamedTuple):
 def warm_start(
     settings: WarmStart, model: Model, learner: Learner, actor: Actor, progress: Callable[[int, float | None], None]
 ) -> tuple[Params, Cost]:
-    """Imitates gold replies to training problems until others are met or the steps are over.
+    """Supervised fine-tuning on reference solutions to training problems, until others are met or the steps are over.
 
-    Accuracy is measured on problems that are never imitated, unless the task has too few to spare some: of those that
+    Accuracy is measured on problems that are never trained on, unless the task has too few to spare some: of those that
     are, many are known by heart, and a start would be worse on held-out problems than its measure says.
 
     Args:
-      learner: of `imitation`.
+      learner: of `sft`.
       actor: measures accuracy; plays one greedy attempt at each problem. Has the learner's account.
-      progress: told of steps taken and accuracy; None where no reply could be judged.
+      progress: told of steps taken and accuracy; None where no completion could be judged.
     """
     began = time.perf_counter()
     init, algorithm = jax.random.split(key_of(settings.seed))
@@ -64,7 +64,7 @@ def warm_start(
     task, tokens, step = actor.task, 0, 0
     accuracy: float | None = 0.0
     first = 1 << 31  # no learner step comes to these numbers
-    beyond = first + settings.steps * 2 * settings.rollouts  # nor does imitation to these
+    beyond = first + settings.steps * 2 * settings.rollouts  # nor does SFT to these
     ahead = training_problems(task, settings.seed, beyond, settings.problems)
     spares = 2 * len({problem.identity for _, problem in ahead}) > settings.problems  # few repeat
     if spares:
@@ -75,21 +75,21 @@ def warm_start(
         problems = drawn(
             task, settings.seed, begin, settings.rollouts, 2, lambda problem: not (spares and is_apart(problem))
         )
-        batch = demonstrate(task, actor.tokenizer, actor.space, actor.verifier, problems)
-        tokens += sum(t.prompt_tokens + t.reply_tokens + t.observation_tokens for t in batch.transcripts)
-        state, _, _ = learner.step(state, learner.devices.spread(batch.rollouts))
+        batch = demonstrations(task, actor.tokenizer, actor.limits, actor.verifier, problems)
+        tokens += sum(t.prompt_tokens + t.completion_tokens + t.observation_tokens for t in batch.trajectories)
+        state, _, _ = learner.step(state, learner.devices.shard(batch.rollouts))
         for one in learning_passes(batch.tally(1), batch.rollouts.tokens.shape[1], epochs=1):
             learner.account.passed(one)
         step += 1
         if step % settings.check_every == 0:
             played = actor.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
-            judged = [t.solved for t in played.transcripts if t.status != Status.INFRASTRUCTURE]
+            judged = [t.solved for t in played.trajectories if t.status != Status.INFRASTRUCTURE]
             accuracy = sum(judged) / len(judged) if judged else None
             progress(step, accuracy)
             if accuracy is not None and accuracy >= settings.accuracy:
                 break
     if accuracy is None:
-        log.warning("accuracy after the warm start is unknown: no reply could be judged")
+        log.warning("accuracy after the warm start is unknown: no completion could be judged")
     policy, spent = state.trainable["policy"], learner.account.take()
     size = model.size(policy)
     needed = useful_flops(spent.passes, {"policy": size} if size else {}, spent.flops)
@@ -105,8 +105,8 @@ def warm_start(
 
 
 def is_apart(problem: Problem) -> bool:
-    """True if a problem is measured on instead of imitated: by its identity alone."""
-    return hashlib.blake2b(repr(problem.identity).encode(), digest_size=8).digest()[0] % APART == 0
+    """True if a problem is measured on instead of trained on: by its identity alone."""
+    return digest_of(repr(problem.identity))[0] % APART == 0
 
 
 def drawn(

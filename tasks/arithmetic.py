@@ -1,18 +1,18 @@
 """Arithmetic: "12+34=" and "the square root of 81=", judged by comparing digits.
 
 Reward 1 for the right number, else 0; with partial credit, a wrong number of the right length earns up
-to half for its leading digits. A reply is a number and nothing else: an optional minus sign, then digits
+to half for its leading digits. A completion is a number and nothing else: an optional minus sign, then digits
 without leading zeros ("-0" is no number either). White space, words or a sum that is still to be worked
 out are wrong.
 """
 
-import hashlib
 import math
 import random
 import re
 from collections.abc import Sequence
 from typing import Literal
 
+from rlbench.hashing import number_of
 from rlbench.types import Bounds, ConfigError, Count, Problem, Status, Step
 
 NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
@@ -40,11 +40,11 @@ class Arithmetic:
         self.operands = range(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
         top, low = self.operands[-1], self.operands[0]
         worst = [ask(operation, top, top) for operation in self.operations]
-        replies = [answer(operation, *pair) for operation in self.operations for pair in ((top, top), (low, top))]
+        completions = [answer(operation, *pair) for operation in self.operations for pair in ((top, top), (low, top))]
         self.bounds = Bounds(
             alphabet=frozenset("0123456789").union("-" if "subtract" in self.operations else "", *worst),
             prompt=max(map(len, worst)),
-            reply=max(map(len, replies)),
+            completion=max(map(len, completions)),
         )
 
     def problem(self, seed: int, split: str) -> Problem:
@@ -54,12 +54,12 @@ class Arithmetic:
             if held_out(operation, a, b) == (split == "heldout"):
                 return Problem(ask(operation, a, b), answer(operation, a, b), content(operation, a, b))
 
-    def step(self, state: str, reply: str) -> Step:
-        if reply == state:
+    def step(self, state: str, completion: str) -> Step:
+        if completion == state:
             return Step(state, None, 1.0, Status.PASSED)
-        return Step(state, None, credit(state, reply) if self.partial_credit else 0.0, Status.WRONG)
+        return Step(state, None, credit(state, completion) if self.partial_credit else 0.0, Status.WRONG)
 
-    def gold(self, state: str) -> str:
+    def solution(self, state: str) -> str:
         return state
 
 
@@ -98,13 +98,12 @@ def content(operation: Operation, a: int, b: int) -> str:
 
 def held_out(operation: Operation, a: int, b: int) -> bool:
     """True if a problem is held out, by its content alone."""
-    digest = hashlib.blake2b(content(operation, a, b).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) % HELDOUT == 0
+    return number_of(content(operation, a, b)) % HELDOUT == 0
 
 
-def credit(right: str, reply: str) -> float:
+def credit(right: str, completion: str) -> float:
     """Up to half the reward for the leading digits of a wrong number of the right length."""
-    if not NUMBER.fullmatch(reply) or len(reply) != len(right):
+    if not NUMBER.fullmatch(completion) or len(completion) != len(right):
         return 0.0
-    agree = next(i for i, (x, y) in enumerate(zip(right, reply, strict=True)) if x != y)
+    agree = next(i for i, (x, y) in enumerate(zip(right, completion, strict=True)) if x != y)
     return 0.5 * agree / len(right)

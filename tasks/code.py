@@ -14,7 +14,6 @@ neither.
 
 import ast
 import functools
-import hashlib
 import itertools
 import random
 import re
@@ -22,7 +21,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
-from rlbench.types import Bounds, Call, ConfigError, Count, Natural, Problem, Program, Trial
+from rlbench.hashing import digest_of
+from rlbench.types import Bounds, Call, ConfigError, Count, Natural, PendingStep, Problem, Program
 
 GRID = 32  # values on which functions are compared
 NEAR = 3  # of them, on which functions may differ that are nearly the same
@@ -32,7 +32,7 @@ SHOWN = 20  # characters of an example's input, and of its output, at the most
 POOL = 80  # values that a problem's inputs are chosen from
 FEWEST = 3  # examples that tell a function without words, most of the time
 DIGITS, LETTERS = "23456789", "abcd"
-ALWAYS = "0123456789abcdexX=(),;:->[]' ABCDE\nreturnTrueFalse"  # characters of prompts and replies at any level
+ALWAYS = "0123456789abcdexX=(),;:->[]' ABCDE\nreturnTrueFalse"  # characters of prompts and completions at any level
 
 Level = Literal[1, 2, 3]
 Answer = Literal["expression", "body"]
@@ -127,9 +127,9 @@ Function = Callable[[Any], Any]
 
 
 class State(NamedTuple):
-    """The tests that judge a reply."""
+    """The tests that judge a completion."""
 
-    gold: str
+    solution: str
     tests: tuple[Call, ...]
 
 
@@ -142,7 +142,7 @@ class Code:
       level: 1 is two operations of arithmetic; 2, three, with comparisons and text; 3, four, on lists too.
       words: whether the problem is told in words.
       examples: how many inputs are shown with their outputs.
-      answer: whether a reply is an expression, or the body of a function.
+      answer: whether a completion is an expression, or the body of a function.
       tests: hidden inputs, at the least.
     """
 
@@ -162,7 +162,7 @@ class Code:
             prompt=words * (len("list, ") + self.length * (longest + len(", ")))
             + examples * (2 * SHOWN + len("->;"))
             + len(":"),
-            reply=self.length * each + len("return x" if answer == "body" else "x"),
+            completion=self.length * each + len("return x" if answer == "body" else "x"),
         )
 
     def problem(self, seed: int, split: str) -> Problem:
@@ -176,17 +176,17 @@ class Code:
                 continue
             examples = ";".join(f"{call.args[0]!r}->{call.expected!r}" for call in shown)
             prompt = "; ".join(filter(None, (words(pipeline) if self.words else "", examples)))
-            gold = expression(pipeline) if self.answer == "expression" else body(pipeline)
-            return Problem(f"{prompt}:", State(gold, tuple(hidden)), key=fingerprint(pipeline))
+            solution = expression(pipeline) if self.answer == "expression" else body(pipeline)
+            return Problem(f"{prompt}:", State(solution, tuple(hidden)), key=fingerprint(pipeline))
 
-    def step(self, state: State, reply: str) -> Trial:
-        source = f"def f(x):\n return {reply}"
+    def step(self, state: State, completion: str) -> PendingStep:
+        source = f"def f(x):\n return {completion}"
         if self.answer == "body":
-            source = f"def f(x):\n{textwrap.indent(reply, ' ')}"
-        return Trial.last(Program(source, "f", state.tests), state)
+            source = f"def f(x):\n{textwrap.indent(completion, ' ')}"
+        return PendingStep.last(Program(source, "f", state.tests), state)
 
-    def gold(self, state: State) -> str:
-        return state.gold
+    def solution(self, state: State) -> str:
+        return state.solution
 
     def _pipeline(self, draw: random.Random) -> Pipeline:
         """Operations that fit each other. One that answers yes or no is the last."""
@@ -309,12 +309,12 @@ def split_of(pipeline: Pipeline) -> str | None:
 
 def is_odd(text: str) -> bool:
     """A coin that always falls the same way for a text."""
-    return hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % 2 == 1
+    return digest_of(text, size=1)[0] % 2 == 1
 
 
 def fingerprint(pipeline: Pipeline) -> bytes:
     """A hash of what a pipeline makes of the grid: the same for one function in any words."""
-    return hashlib.blake2b(f"{start_of(pipeline)} {outcomes(pipeline)}".encode(), digest_size=8).digest()
+    return digest_of(f"{start_of(pipeline)} {outcomes(pipeline)}")
 
 
 def start_of(pipeline: Pipeline) -> str:

@@ -1,28 +1,28 @@
 """Functions from a file in HumanEval's format (arXiv:2107.03374): a prompt is continued, and checked by calling it.
 
 A line of the file is a JSON object: task_id, prompt, entry_point, canonical_solution, test. The source that is judged
-is the prompt followed by the reply; reward 1 if `check(candidate)`, which `test` defines, returns. The check runs in a
-process of its own, beside the canonical solution, which some checks call: the reply's sees neither.
+is the prompt followed by the completion; reward 1 if `check(candidate)`, which `test` defines, returns. The check runs
+in a process of its own, beside the canonical solution, which some checks call: the completion's sees neither.
 """
 
 import gzip
-import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from rlbench.types import Bounds, Check, ConfigError, Fraction, Problem, Program, Trial
+from rlbench.hashing import BITS, number_of
+from rlbench.types import Bounds, Check, ConfigError, Fraction, PendingStep, Problem, Program
 
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
 class State(NamedTuple):
-    """The tests that judge a reply."""
+    """The tests that judge a completion."""
 
     prompt: str
     entry_point: str
-    gold: str
+    solution: str
     check: Check
 
 
@@ -45,20 +45,20 @@ class HumanEval:
                 raise ConfigError("heldout", heldout, f"leaves no problem to the split {split!r}")
         states = [problem.state for problems in self._problems.values() for problem in problems]
         self.bounds = Bounds(
-            alphabet=frozenset("".join(state.prompt + state.gold for state in states)),
+            alphabet=frozenset("".join(state.prompt + state.solution for state in states)),
             prompt=max(len(state.prompt) for state in states),
-            reply=max(len(state.gold) for state in states),
+            completion=max(len(state.solution) for state in states),
         )
 
     def problem(self, seed: int, split: str) -> Problem:
         problems = self._problems[split]
         return problems[seed % len(problems)]
 
-    def step(self, state: State, reply: str) -> Trial:
-        return Trial.last(Program(state.prompt + reply, state.entry_point, state.check), state)
+    def step(self, state: State, completion: str) -> PendingStep:
+        return PendingStep.last(Program(state.prompt + completion, state.entry_point, state.check), state)
 
-    def gold(self, state: State) -> str:
-        return state.gold
+    def solution(self, state: State) -> str:
+        return state.solution
 
 
 def packaged() -> Path:
@@ -89,4 +89,4 @@ def problem_of(row: dict[str, str]) -> Problem:
 
 def position(prompt: str) -> float:
     """Between 0 and 1, of a problem among all."""
-    return int.from_bytes(hashlib.blake2b(prompt.encode(), digest_size=8).digest()) / 2**64
+    return number_of(prompt) / 2**BITS

@@ -8,7 +8,7 @@ import numpy as np
 from hydra import compose, initialize_config_module
 
 from rlbench.acting.generate import Sampling
-from rlbench.acting.rollout import Actor, Space
+from rlbench.acting.rollout import Actor, SequenceLimits
 from rlbench.models.tokenizers import Characters
 from rlbench.models.transformer import transformer
 from rlbench.plugins import build, plain
@@ -89,48 +89,50 @@ def rollouts_of(reward, mask=None, group=None, logp=None) -> Rollouts:
 class Copy:
     """Prompts of ragged length, "a=", "bb=", "ccc=", "a=" and so on; the answer is the prompt's letter."""
 
-    bounds = Bounds(alphabet=frozenset("abc="), prompt=4, reply=1)
+    bounds = Bounds(alphabet=frozenset("abc="), prompt=4, completion=1)
 
     def problem(self, seed: int, split: str) -> Problem:
         letter = "abc"[seed % 3]
         return Problem(letter * (1 + seed % 3) + "=", letter)
 
-    def step(self, state: str, reply: str) -> Step:
-        right = reply == state
+    def step(self, state: str, completion: str) -> Step:
+        right = completion == state
         return Step(state, None, float(right), Status.PASSED if right else Status.WRONG)
 
-    def gold(self, state: str) -> str:
+    def solution(self, state: str) -> str:
         return state
 
 
 class TwoTurns:
-    """The first reply is answered with "cc="; the second is paid if the first was "a"."""
+    """The first completion is answered with "cc="; the second is paid if the first was "a"."""
 
-    bounds = Bounds(alphabet=frozenset("abc="), prompt=2, reply=1, turns=2, observation=3)
+    bounds = Bounds(alphabet=frozenset("abc="), prompt=2, completion=1, turns=2, observation=3)
 
     def problem(self, seed: int, split: str) -> Problem:
         return Problem("b=", None)
 
-    def step(self, state: str | None, reply: str) -> Step:
+    def step(self, state: str | None, completion: str) -> Step:
         if state is None:
-            return Step(reply, "cc=", 0.0, Status.OPEN)
+            return Step(completion, "cc=", 0.0, Status.OPEN)
         right = state == "a"
         return Step(state, None, float(right), Status.PASSED if right else Status.WRONG)
 
-    def gold(self, state: str | None) -> str:
+    def solution(self, state: str | None) -> str:
         return "a"
 
 
-def space_of(task, reply: int = 2, buckets: tuple[int, ...] = ()) -> Space:
+def limits_of(task, completion: int = 2, buckets: tuple[int, ...] = ()) -> SequenceLimits:
     """Room for a task's text, in one bucket unless smaller ones are given."""
     bounds = task.bounds
-    space = Space(bounds.prompt, reply, bounds.observation, bounds.turns, ())
-    return space._replace(buckets=(*buckets, space.conversation))
+    limits = SequenceLimits(bounds.prompt, completion, bounds.observation, bounds.turns, ())
+    return limits._replace(buckets=(*buckets, limits.episode))
 
 
-def actor_of(model, task, devices, sampling=WHOLE, reply: int = 2, buckets: tuple[int, ...] = ()) -> Actor:
+def actor_of(model, task, devices, sampling=WHOLE, completion: int = 2, buckets: tuple[int, ...] = ()) -> Actor:
     """An actor on the letters' tokenizer."""
-    return Actor(model, task, LETTERS, space_of(task, reply, buckets), sampling, devices, jax.random.key(7), VERIFIER)
+    return Actor(
+        model, task, LETTERS, limits_of(task, completion, buckets), sampling, devices, jax.random.key(7), VERIFIER
+    )
 
 
 def problems_of(task, count: int) -> list:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .flops import Flops, Work
-from .timeline import Doing, Timeline
+from .timeline import Activity, Timeline
 
 
 class Pass(NamedTuple):
@@ -26,14 +26,14 @@ class Pass(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """Cost of judging replies."""
+    """Cost of judging completions."""
 
     calls: int = 0
     programs: int = 0  # that were run for them
     repeated: int = 0  # calls that took the verdict of an identical program
     cpu_seconds: float = 0.0  # of the judging thread and of its children, not of waiting
     wall_seconds: float = 0.0  # during which the caller waited for verdicts
-    queue_seconds: float = 0.0  # that replies waited for a free worker, added up
+    queue_seconds: float = 0.0  # that completions waited for a free worker, added up
     timeouts: int = 0
 
     def plus(self, other: "Verification") -> "Verification":
@@ -60,40 +60,42 @@ class Account:
       computing: what it is called there that its programs run.
     """
 
-    def __init__(self, timeline: Timeline | None = None, role: str = "learner", computing: Doing = Doing.COMPUTING):
+    def __init__(
+        self, timeline: Timeline | None = None, role: str = "learner", computing: Activity = Activity.COMPUTING
+    ):
         self.timeline, self.role, self.computing = timeline or Timeline(), role, computing
         self.temporaries: dict[str, int] = {}  # bytes of each compiled program, the most of its shapes
-        self.untold: set[str] = set()
+        self.uncounted: set[str] = set()
         self._runs: list[tuple[Work, Any]] = []
         self._passes: list[Pass] = []
         self._verification = NOTHING
 
-    def during(self, doing: Doing) -> contextlib.AbstractContextManager[None]:
+    def during(self, doing: Activity) -> contextlib.AbstractContextManager[None]:
         """The thread does this within the block."""
-        return self.timeline.during(self.role, self.computing if doing == Doing.COMPUTING else doing)
+        return self.timeline.during(self.role, self.computing if doing == Activity.COMPUTING else doing)
 
     def compiled(self, name: str, work: Work, temporaries: int) -> None:
         """A program was compiled, which needs so many bytes beside its arguments and results."""
         self.temporaries[name] = max(temporaries, self.temporaries.get(name, 0))
-        self.untold |= {f"{name}: {what}" for what in work.untold}
+        self.uncounted |= {f"{name}: {what}" for what in work.uncounted}
 
-    def ran(self, work: Work, trips: Any) -> None:
-        """A program ran; trips is i32[] on the device, of the loop whose length only the run knows."""
-        self._runs.append((work, trips))
+    def ran(self, work: Work, iterations: Any) -> None:
+        """A program ran; iterations is i32[] on the device, of the loop whose length only the run knows."""
+        self._runs.append((work, iterations))
 
     def passed(self, one: Pass) -> None:
         """Sequences went through a network."""
         self._passes.append(one)
 
     def judged(self, verification: Verification) -> None:
-        """Replies were judged."""
+        """Completions were judged."""
         self._verification = self._verification.plus(verification)
 
     def take(self) -> Spent:
         """Everything reported since the last time. Waits for the programs that ran."""
         flops: Flops = Counter()
-        for work, trips in self._runs:
-            work.add_to(flops, int(trips))
+        for work, iterations in self._runs:
+            work.add_to(flops, int(iterations))
         spent = Spent(flops, tuple(self._passes), self._verification)
         self._runs, self._passes, self._verification = [], [], NOTHING
         return spent

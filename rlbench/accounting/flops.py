@@ -3,7 +3,7 @@
 A function is counted as it was traced: padding, recomputation and masked halves are in. Matrix
 products and convolutions cost 2 m n k; elementwise arithmetic and reductions cost one operation an
 element, as in XLA's own cost analysis. The length of a scan multiplies its body; a loop whose
-length only the run knows is counted a trip, and the trips are told afterwards.
+length only the run knows is counted once, and the iterations are told afterwards.
 """
 
 import math
@@ -54,20 +54,20 @@ class Work(NamedTuple):
     """Operations of one call of a program."""
 
     fixed: Flops
-    trip: Flops  # of one more trip of the loop whose length only the run knows
-    untold: tuple[str, ...]  # what was not counted, or as a single trip
+    iteration: Flops  # of one more iteration of the loop whose length only the run knows
+    uncounted: tuple[str, ...]  # what was not counted, or as a single iteration
 
     def times(self, number: int) -> "Work":
         """That of so many devices which each do this."""
-        fixed, trip = (Counter({cell: number * count for cell, count in part.items()}) for part in self[:2])
-        return self._replace(fixed=fixed, trip=trip)
+        fixed, iteration = (Counter({cell: number * count for cell, count in part.items()}) for part in self[:2])
+        return self._replace(fixed=fixed, iteration=iteration)
 
-    def add_to(self, flops: Flops, trips: int) -> None:
-        """Adds all operations of a call in which the loop took so many trips."""
+    def add_to(self, flops: Flops, iterations: int) -> None:
+        """Adds all operations of a call in which the loop took so many iterations."""
         for cell, operations in self.fixed.items():
             flops[cell] += operations
-        for cell, operations in self.trip.items():
-            flops[cell] += trips * operations
+        for cell, operations in self.iteration.items():
+            flops[cell] += iterations * operations
 
 
 class Origin(NamedTuple):
@@ -94,19 +94,19 @@ def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str, loop:
     Args:
       networks: for each argument, the component that it is a parameter of, or None.
       phase: of what stands in no scope.
-      loop: whether the trips of the first loop of unknown length will be known after a call. Others
-        are counted as one trip, and told.
+      loop: whether the iterations of the first loop of unknown length will be known after a call. Others
+        are counted as one iteration, and told.
     """
     counting = Counting(phase)
     origins = [Origin(frozenset([name]), frozenset([name]), True) if name else DATA for name in networks]
     fixed = counting.walk(closed.jaxpr, origins, "", 1)
-    trip: Flops = Counter()
+    iteration: Flops = Counter()
     if loop and counting.loops:
-        trip = counting.loops.pop(0)
+        iteration = counting.loops.pop(0)
     for other in counting.loops:
-        counting.untold.add("a loop of unknown length")
+        counting.uncounted.add("a loop of unknown length")
         fixed += other
-    return Work(fixed, trip, tuple(sorted(counting.untold)))
+    return Work(fixed, iteration, tuple(sorted(counting.uncounted)))
 
 
 class Counting:
@@ -114,8 +114,8 @@ class Counting:
 
     def __init__(self, phase: str):
         self.phase = phase
-        self.untold: set[str] = set()
-        self.loops: list[Flops] = []  # of one trip of each loop of unknown length
+        self.uncounted: set[str] = set()
+        self.loops: list[Flops] = []  # of one iteration of each loop of unknown length
         self.results: list[Origin] = []  # of the jaxpr that was walked last
 
     def walk(self, jaxpr: Jaxpr, origins: Sequence[Origin], path: str, times: int) -> Flops:
@@ -154,12 +154,12 @@ class Counting:
                 body, condition = parameters["body_jaxpr"].jaxpr, parameters["cond_jaxpr"].jaxpr
                 arguments = self.settle(body, inputs[before:], fixed, len(inputs) - before - fixed)
                 outside = len(self.loops)
-                trip = self.walk(condition, [*inputs[:before], *arguments[fixed:]], where, times)
-                trip += self.walk(body, arguments, where, times)
+                iteration = self.walk(condition, [*inputs[:before], *arguments[fixed:]], where, times)
+                iteration += self.walk(body, arguments, where, times)
                 if len(self.loops) > outside:
-                    self.untold.add("a loop within a loop of unknown length")
-                if trip:
-                    self.loops.append(trip)
+                    self.uncounted.add("a loop within a loop of unknown length")
+                if iteration:
+                    self.loops.append(iteration)
                 return Counter()
             case "cond":
                 # Only the run knows the branch: the costliest is counted.
@@ -181,7 +181,7 @@ class Counting:
         return self.walk(bodies[0], inputs, where, times)  # jit, remat, custom derivatives
 
     def settle(self, body: Jaxpr, inputs: list[Origin], fixed: int, carried: int) -> list[Origin]:
-        """The arguments of a loop's body, once what it carries from trip to trip no longer gains an origin."""
+        """The arguments of a loop's body, once what it carries between iterations no longer gains an origin."""
         arguments = list(inputs)
         while True:
             trial = Counting(self.phase)
@@ -207,12 +207,12 @@ class Counting:
         if name in REDUCING:
             return math.prod(eqn.invars[-1 if name.startswith("scatter") else 0].aval.shape)
         if name not in FREE and name not in ARRANGING:
-            self.untold.add(name)
+            self.uncounted.add(name)
         return 0
 
 
 def carry_of(parameters: dict[str, Any]) -> tuple[int, int]:
-    """Numbers of a scan's arguments: those before what it carries from trip to trip, and those it carries."""
+    """Numbers of a scan's arguments: those before what it carries from iteration to iteration, and those it carries."""
     if "ft_in" in parameters:  # since JAX 0.11
         fixed, carried, _ = map(len, parameters["ft_in"].unpack())
         return fixed, carried

@@ -14,14 +14,16 @@ import numpy as np
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
 from .account import NOTHING, Pass, Spent, Verification
-from .closing import agree, check, fits
 from .flops import Flops
 from .peaks import Peak
+from .reconcile import agree, check, fits
 from .tally import Tally
 from .timeline import IDLE, DeviceState, Timeline
 from .useful import useful_flops
 
-SCHEMA = 2
+SCHEMA = 3
+# Shares of the peak, as the field names them: hardware and model FLOPs utilisation (arXiv:2205.05198, section 6.3).
+UTILISATION = {"executed": "hfu", "executed_while_busy": "hfu_while_busy", "useful": "mfu"}
 OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that no rollout is charged for
 
 
@@ -92,7 +94,7 @@ class Ledger:
     """Adds up a run. A rollout is entered when it was sampled and gets its fate when it is settled.
 
     `sampled` is called from the actor's thread, everything else from the learner's. Ctrl-C waits for
-    the end of an entry, so that a run that is interrupted still closes.
+    the end of an entry, so that a run that is interrupted still reconciles.
 
     Args:
       sizes: of the networks, by component, for useful FLOPs.
@@ -112,10 +114,10 @@ class Ledger:
         """A round of batch number `index` was sampled and judged; most batches have one.
 
         Raises:
-          DoesNotClose: the tokens that went through the network are not those of the transcripts.
+          DoesNotReconcile: the tokens that went through the network are not those of the trajectories.
         """
         through = sum(int(one.fed.sum()) * one.copies for one in spent.passes)
-        agree("tokens sampled: through the network, in the transcripts", through, (tally.tokens - 1).sum())
+        agree("tokens sampled: through the network, in the trajectories", through, (tally.tokens - 1).sum())
         fits(spent.passes)
         with self._entry() as totals:
             if self._ended:
@@ -127,7 +129,7 @@ class Ledger:
                 problems=tally.problems,
                 rollouts=len(tally.tokens),
                 prompt=int(tally.prompt.sum()),
-                reply=int(tally.reply.sum()),
+                completion=int(tally.completion.sum()),
                 environment=int(tally.environment.sum()),
             )
             totals.attributes.update(truncated=int(tally.truncated.sum()), timed_out=int(tally.timed_out.sum()))
@@ -223,7 +225,7 @@ class Ledger:
                 "attributes": {name: totals.attributes[name] for name in ("truncated", "timed_out")},
             },
             "tokens": {
-                "by_kind": {kind: totals.generated[kind] for kind in ("prompt", "reply", "environment")},
+                "by_kind": {kind: totals.generated[kind] for kind in ("prompt", "completion", "environment")},
                 "by_fate": {fate.value: totals.tokens[fate] for fate in Fate},
                 "in_flight": sum(int(tally.tokens.sum()) for tally, _ in flying),
             },
@@ -237,7 +239,7 @@ class Ledger:
           seconds: of the timeline at that moment.
 
         Raises:
-          DoesNotClose: a total differs from the sum of its parts.
+          DoesNotReconcile: a total differs from the sum of its parts.
         """
         counts = self.counts()
         check(counts, seconds, wall)
@@ -265,7 +267,7 @@ class Ledger:
         seconds: dict[str, dict[str, float]],
         memory: dict[str, Any],
         gain: Gain | None,
-        untold: Sequence[str],
+        uncounted: Sequence[str],
     ) -> dict[str, Any]:
         """The whole ledger, as in ledger.json.
 
@@ -274,10 +276,10 @@ class Ledger:
           seconds: of the timeline at that moment.
           memory: the section of that name.
           gain: None where it was not measured.
-          untold: operations that were not counted.
+          uncounted: operations that were not counted.
 
         Raises:
-          DoesNotClose: a total differs from the sum of its parts.
+          DoesNotReconcile: a total differs from the sum of its parts.
         """
         counts = self.counts()
         check(counts, seconds, wall)
@@ -299,10 +301,10 @@ class Ledger:
             "compute": {
                 "executed": executed,
                 "useful": useful,
-                "untold": list(untold),
+                "uncounted": list(uncounted),
                 "peak": self.peak._asdict(),
                 "flops_per_second": rates,
-                "utilisation": {name: rate / self.peak.flops_per_second for name, rate in rates.items()},
+                "utilisation": {UTILISATION[name]: rate / self.peak.flops_per_second for name, rate in rates.items()},
             },
             "memory": memory,
             "rollouts": rollouts,
@@ -338,7 +340,7 @@ class Ledger:
 def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
     """Passes through a network when a batch, padded to rows of T = length, is scored and trained on."""
     slots, fed = len(tally.tokens) * (length - 1), np.maximum(tally.tokens - 1, 0)  # outputs at t - 1 judge token t
-    read = np.where(tally.broke, 0, tally.reply)
+    read = np.where(tally.broke, 0, tally.completion)
     return [Pass(Phase.SCORE, slots, fed, 0, read), Pass(Phase.FORWARD, slots, fed, 0, read, 1, epochs)]
 
 

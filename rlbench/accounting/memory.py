@@ -54,7 +54,7 @@ class MemoryMeter:
 
 
 def live_bytes(device: jax.Device) -> int:
-    """Bytes of the arrays on one device; of an array that is spread over several, its share."""
+    """Bytes of the arrays on one device; of an array that is sharded over several, its share."""
     total = 0
     for array in jax.live_arrays():
         if array.is_deleted() or device not in array.sharding.device_set:

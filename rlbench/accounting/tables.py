@@ -28,7 +28,7 @@ def compute_table(ledger: Mapping[str, Any]) -> Table:
     add(table, "all", *sums, quantity(executed["total"]), quantity(useful["total"]))
     shares = compute["utilisation"]
     blanks = [""] * len(components)
-    add(table, "of the peak", *blanks, f"{shares['executed']:.1%}", f"{shares['useful']:.1%}")
+    add(table, "HFU and MFU", *blanks, f"{shares['hfu']:.1%}", f"{shares['mfu']:.1%}")
     return table
 
 
@@ -44,14 +44,14 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
     for name, size in (
         ("key-value cache", memory["kv_cache"]),
         ("rollouts and scores", memory["rollout_buffers"]),
-        ("most temporaries", temporaries),
+        ("largest temporaries", temporaries),
         ("peak, device", memory["device_peak"]),
         ("peak, process", memory["resident_peak"]),
     ):
         add(table, name, "", "", "", quantity(size))
     table.add_section()
     for name, price in memory["price"].items():
-        add(table, f"without {name}", "", "", quantity(-price["difference"]), quantity(price["without"]))
+        add(table, f"all without {name}", "", "", "", quantity(price["without"]))
     return table
 
 
@@ -68,10 +68,10 @@ def rollouts_table(ledger: Mapping[str, Any]) -> Table:
     judged = ledger["verification"]
     add(
         table,
-        "verified",
+        "judged by the verifier",
         f"{judged['calls']:,}",
+        f"in {judged['wall_seconds']:.2f} s",
         f"{judged['cpu_seconds']:.2f} CPU s",
-        f"{judged['wall_seconds']:.2f} s",
     )
     return table
 

@@ -13,7 +13,7 @@ class Tally(NamedTuple):
 
     problems: int
     prompt: np.ndarray  # i64[B] tokens
-    reply: np.ndarray  # i64[B]
+    completion: np.ndarray  # i64[B]
     environment: np.ndarray  # i64[B]
     tokens: np.ndarray  # i64[B]  their sum
     truncated: np.ndarray  # bool[B]  cut at the length limit

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ..interrupts import UNINTERRUPTED
 
 
-class Doing(StrEnum):
+class Activity(StrEnum):
     """Activity of a thread."""
 
     COMPUTING = "computing"  # from a program's dispatch until its result is here
@@ -24,32 +24,32 @@ class Doing(StrEnum):
 class DeviceState(StrEnum):
     """State of the devices that acting and learning share; the first that applies."""
 
-    BOTH = "actor and learner"
-    ACTOR = "actor only"
-    LEARNER = "learner only"
-    EVALUATION = "evaluation only"
-    VERIFICATION = "waiting for verification"
-    COMPILATION = "waiting for compilation"
-    HOST = "waiting for the host"
-    ROLLOUTS = "waiting for rollouts"
+    BOTH = "actor_and_learner"
+    ACTOR = "actor_only"
+    LEARNER = "learner_only"
+    EVALUATION = "evaluation_only"
+    VERIFICATION = "waiting_for_verification"
+    COMPILATION = "waiting_for_compilation"
+    HOST = "waiting_for_host"
+    ROLLOUTS = "waiting_for_rollouts"
 
 
 IDLE = frozenset(state for state in DeviceState if state.startswith("waiting"))
 ROLES = ("actor", "learner")
-WAITS_FOR = {"actor": "waiting for weights", "learner": "waiting for rollouts"}
+WAITS_FOR = {"actor": "waiting_for_weights", "learner": "waiting_for_rollouts"}
 
 
-def device_state(actor: Doing, learner: Doing) -> DeviceState:
+def device_state(actor: Activity, learner: Activity) -> DeviceState:
     """The state of shared devices, from what the two threads do."""
-    acts = actor == Doing.COMPUTING
-    trains = learner in (Doing.COMPUTING, Doing.EVALUATING)
+    acts = actor == Activity.COMPUTING
+    trains = learner in (Activity.COMPUTING, Activity.EVALUATING)
     if acts or trains:
-        alone = DeviceState.LEARNER if learner == Doing.COMPUTING else DeviceState.EVALUATION
+        alone = DeviceState.LEARNER if learner == Activity.COMPUTING else DeviceState.EVALUATION
         return DeviceState.BOTH if acts and trains else DeviceState.ACTOR if acts else alone
     for doing, state in (
-        (Doing.VERIFYING, DeviceState.VERIFICATION),
-        (Doing.COMPILING, DeviceState.COMPILATION),
-        (Doing.HOST, DeviceState.HOST),
+        (Activity.VERIFYING, DeviceState.VERIFICATION),
+        (Activity.COMPILING, DeviceState.COMPILATION),
+        (Activity.HOST, DeviceState.HOST),
     ):
         if doing in (actor, learner):
             return state
@@ -67,16 +67,16 @@ class Timeline:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
         self.clock = clock
-        self._doing = [Doing.WAITING, Doing.HOST]  # of each of ROLES
+        self._doing = [Activity.WAITING, Activity.HOST]  # of each of ROLES
         self._lock = threading.Lock()
         self.begin()
 
     def begin(self) -> None:
         """Starts at zero seconds."""
-        self._seconds: defaultdict[tuple[Doing, ...], float] = defaultdict(float)  # by what each of ROLES does
+        self._seconds: defaultdict[tuple[Activity, ...], float] = defaultdict(float)  # by what each of ROLES does
         self._last = self.clock()
 
-    def switch(self, role: str, doing: Doing) -> Doing:
+    def switch(self, role: str, doing: Activity) -> Activity:
         """From now on the role does this. Returns what it did before."""
         place = ROLES.index(role)
         with UNINTERRUPTED, self._lock:
@@ -85,7 +85,7 @@ class Timeline:
         return before
 
     @contextlib.contextmanager
-    def during(self, role: str, doing: Doing) -> Iterator[None]:
+    def during(self, role: str, doing: Activity) -> Iterator[None]:
         """The role does this within the block, and afterwards what it did before."""
         before = self.switch(role, doing)
         try:
@@ -100,7 +100,7 @@ class Timeline:
             sums = dict(self._seconds)
         partition: dict[str, dict[str, float]] = {
             "devices": dict.fromkeys(map(str, DeviceState), 0.0),
-            **{role: dict.fromkeys((word(role, doing) for doing in Doing), 0.0) for role in ROLES},
+            **{role: dict.fromkeys((word(role, doing) for doing in Activity), 0.0) for role in ROLES},
         }
         for (actor, learner), seconds in sums.items():
             partition["devices"][device_state(actor, learner)] += seconds
@@ -115,6 +115,6 @@ class Timeline:
         self._last = now
 
 
-def word(role: str, doing: Doing) -> str:
+def word(role: str, doing: Activity) -> str:
     """Name of a role's activity."""
-    return WAITS_FOR[role] if doing is Doing.WAITING else doing.value
+    return WAITS_FOR[role] if doing is Activity.WAITING else doing.value

@@ -12,12 +12,12 @@ from .rollout import Batch
 def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
     """Rounds of sampling until as many rollouts are kept as a round has, or the rounds are over.
 
-    What is kept beyond that is left out; what is missing is padded with rows that did not happen.
+    What is kept beyond that is left out; what is missing is padded with masked rows.
 
     Args:
       play: number of a round -> its batch, of as many rows each time, and bool[B], which of them are kept.
 
-    Returns the kept rollouts, with the transcripts of all.
+    Returns the kept rollouts, with the trajectories of all.
     """
     batches: list[Batch] = []
     rows: list[np.ndarray] = []
@@ -31,12 +31,12 @@ def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
     if len(rows[0]) == size:
         return batches[0]  # whole, as most are
     kept = np.concatenate([*rows, np.full(max(missing, 0), -1)])[:size]
-    transcripts = [transcript for batch in batches for transcript in batch.transcripts]
-    return Batch(gathered([batch.rollouts for batch in batches], kept), transcripts, kept)
+    trajectories = [trajectory for batch in batches for trajectory in batch.trajectories]
+    return Batch(gathered([batch.rollouts for batch in batches], kept), trajectories, kept)
 
 
 def gathered(parts: Sequence[Rollouts], rows: np.ndarray) -> Rollouts:
-    """Rows of several Rollouts as one, padded to the longest; -1 is a row that did not happen.
+    """Rows of several Rollouts as one, padded to the longest; -1 is a masked row.
 
     Rows of a group stay one, under another number; a padding row is a group of its own.
     """

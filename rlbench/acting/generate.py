@@ -1,11 +1,11 @@
-"""Sampling with a key-value cache: the next reply of every conversation of a batch, as one jitted loop."""
+"""Sampling with a key-value cache: the next completion of every episode of a batch, as one jitted loop."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ..devices import chunk_count, devices_of
+from ..devices import chunks_of, devices_of
 from ..models.cache import Cache, Segment, branch, empty
 from ..models.likelihood import log_policy
 from ..models.tokenizers import END, PAD
@@ -16,8 +16,8 @@ from ..types import Array, Fraction, Model, Natural, Params, Phase
 class Sampling(NamedTuple):
     """Truncation of the distribution that is sampled; what is recorded as logp is never truncated."""
 
-    top_k: Natural = 0  # keep only the k likeliest tokens; 0 keeps all
-    top_p: Fraction = 1.0  # keep the likeliest tokens that together hold this probability
+    top_k: Natural = 0  # keep only the k most probable tokens; 0 keeps all
+    top_p: Fraction = 1.0  # keep the most probable tokens that together hold this probability
 
 
 class Chooser(NamedTuple):
@@ -27,8 +27,8 @@ class Chooser(NamedTuple):
     greedy: Array  # bool[B]
 
 
-class Reply(NamedTuple):
-    """Replies of a batch of rows: row b chose length[b] tokens, the last of which ends it or fills the space."""
+class Completion(NamedTuple):
+    """Completions of a batch of rows: row b chose length[b] tokens, the last of which ends it or fills the space."""
 
     tokens: Array  # i32[B, R]
     logp: Array  # f32[B, R]
@@ -41,7 +41,7 @@ def chooser(key: Array, ids: Array, greedy: Array) -> Chooser:
     return Chooser(jax.vmap(fold_in, (None, 0))(key, ids), greedy)
 
 
-def first_reply(
+def first_completion(
     model: Model,
     params: Params,
     prompt: Array,
@@ -50,13 +50,13 @@ def first_reply(
     sampling: Sampling,
     space: int,
     slots: int,
-) -> tuple[Reply, Cache]:
-    """Prefills prompts i32[P, S], once a problem, and samples the first reply of every row.
+) -> tuple[Completion, Cache]:
+    """Prefills prompts i32[P, S], once a problem, and samples the first completion of every row.
 
     Args:
       length: i32[P] tokens of each prompt, at least 1.
       choose: for B rows; rows p * B / P and following are attempts at prompt p.
-      space: the most tokens of a reply.
+      space: the most tokens of a completion.
       slots: what each row's own segment of the cache has to hold, over all turns.
     """
     copies = len(choose.greedy) // len(prompt)
@@ -66,7 +66,7 @@ def first_reply(
     return decode(model, params, cache, jnp.repeat(outputs, copies, axis=0), choose, jnp.bool_(True), sampling, space)
 
 
-def next_reply(
+def next_completion(
     model: Model,
     params: Params,
     cache: Cache,
@@ -75,11 +75,11 @@ def next_reply(
     choose: Chooser,
     sampling: Sampling,
     space: int,
-) -> tuple[Reply, Cache]:
-    """Continues conversations: reads said i32[B, S], then samples the next reply of rows with length[b] > 0.
+) -> tuple[Completion, Cache]:
+    """Continues episodes: reads said i32[B, S], then samples the next completion of rows with length[b] > 0.
 
     Args:
-      said: the last token of the reply before, which is not in the cache yet, and the environment's answer.
+      said: the last token of the completion before, which is not in the cache yet, and the environment's answer.
     """
     with jax.named_scope(Phase.PREFILL):
         outputs, cache = prefill(model, params, cache, said, length)
@@ -99,10 +99,9 @@ def prefill(model: Model, params: Params, cache: Cache | None, tokens: Array, le
     """
     rows, width = tokens.shape
     problems = len(cache.segments[0].valid) if cache else rows
-    shards = devices_of(problems)
-    count = chunk_count(problems // shards, tokens.size // shards, model.chunk_tokens)
+    shards, count = chunks_of(problems, tokens.size, model.chunk_tokens)
     if count == 1:
-        return read(model, params, cache or empty(model, rows, width), tokens, length)
+        return extend_in_chunks(model, params, cache or empty(model, rows, width), tokens, length)
 
     def cut(x: Array) -> Array:
         """[n, ...] as [count, n / count, ...]: rows stay on the device they are on."""
@@ -115,7 +114,7 @@ def prefill(model: Model, params: Params, cache: Cache | None, tokens: Array, le
     def forward(chunk: tuple[Any, Array, Array]) -> tuple[Array, Segment, Array, Array]:
         own, tokens, length = chunk
         before = Cache(own[0], cache.cursor, own[1]) if cache else empty(model, *tokens.shape)
-        outputs, after = read(model, params, before, tokens, length)
+        outputs, after = extend_in_chunks(model, params, before, tokens, length)
         return outputs, after.segments[-1], after.cursor, after.length
 
     own = jax.tree.map(cut, (cache.segments, cache.length)) if cache else None
@@ -124,7 +123,7 @@ def prefill(model: Model, params: Params, cache: Cache | None, tokens: Array, le
     return outputs, Cache((*cache.segments[:-1], last) if cache else (last,), cursor[0], lengths)
 
 
-def read(model: Model, params: Params, cache: Cache, tokens: Array, length: Array) -> tuple[Array, Cache]:
+def extend_in_chunks(model: Model, params: Params, cache: Cache, tokens: Array, length: Array) -> tuple[Array, Cache]:
     """Reads tokens[B, S] from left to right, so many columns at once that model.chunk_tokens a device holds them."""
     rows, width = tokens.shape
     columns = max(model.chunk_tokens // (rows // devices_of(rows)), 1)
@@ -155,8 +154,8 @@ def decode(
     speaks: Array,
     sampling: Sampling,
     space: int,
-) -> tuple[Reply, Cache]:
-    """Samples until every row has ended its reply or filled `space`. A reply's last token stays out of the cache."""
+) -> tuple[Completion, Cache]:
+    """Samples until every row has ended or filled `space`. A completion's last token stays out of the cache."""
 
     def pick(outputs: Array, position: Array) -> tuple[Array, Array]:
         logp = log_policy(model, outputs)
@@ -165,41 +164,41 @@ def decode(
         token = jnp.where(choose.greedy, logp.argmax(axis=-1), sampled).astype(jnp.int32)
         return token, jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
 
-    def note(reply: Reply, column: Array, token: Array, logp: Array, speaking: Array) -> Reply:
-        return Reply(
-            reply.tokens.at[:, column].set(jnp.where(speaking, token, PAD)),
-            reply.logp.at[:, column].set(jnp.where(speaking, logp, 0.0)),
-            reply.length + speaking,
+    def note(completion: Completion, column: Array, token: Array, logp: Array, speaking: Array) -> Completion:
+        return Completion(
+            completion.tokens.at[:, column].set(jnp.where(speaking, token, PAD)),
+            completion.logp.at[:, column].set(jnp.where(speaking, logp, 0.0)),
+            completion.length + speaking,
             column,
         )
 
-    def going(carry: tuple[Reply, Cache, Array, Array]) -> Array:
-        reply, _, _, speaking = carry
-        return (reply.steps < space - 1) & speaking.any()
+    def going(carry: tuple[Completion, Cache, Array, Array]) -> Array:
+        completion, _, _, speaking = carry
+        return (completion.steps < space - 1) & speaking.any()
 
-    def advance(carry: tuple[Reply, Cache, Array, Array]) -> tuple[Reply, Cache, Array, Array]:
-        reply, cache, token, speaking = carry
+    def advance(carry: tuple[Completion, Cache, Array, Array]) -> tuple[Completion, Cache, Array, Array]:
+        completion, cache, token, speaking = carry
         outputs, cache = model.extend(params, cache, token[:, None], speaking.astype(jnp.int32))
         token, logp = pick(outputs, cache.length)
-        reply = note(reply, reply.steps + 1, token, logp, speaking)
-        return reply, cache, token, speaking & (token != END)
+        completion = note(completion, completion.steps + 1, token, logp, speaking)
+        return completion, cache, token, speaking & (token != END)
 
     rows = len(choose.greedy)
     speaking = jnp.broadcast_to(speaks, rows)
-    blank = Reply(
+    blank = Completion(
         jnp.full((rows, space), PAD, jnp.int32),
         jnp.zeros((rows, space)),
         jnp.zeros(rows, jnp.int32),
         jnp.zeros((), jnp.int32),
     )
     token, logp = pick(outputs, cache.length)
-    reply = note(blank, blank.steps, token, logp, speaking)
-    reply, cache, _, _ = jax.lax.while_loop(going, advance, (reply, cache, token, speaking & (token != END)))
-    return reply, cache
+    completion = note(blank, blank.steps, token, logp, speaking)
+    completion, cache, _, _ = jax.lax.while_loop(going, advance, (completion, cache, token, speaking & (token != END)))
+    return completion, cache
 
 
 def truncate(logp: Array, sampling: Sampling) -> Array:
-    """Sets to -inf what top-k and then top-p (arXiv:1904.09751) leave out; the likeliest token always stays."""
+    """Sets to -inf what top-k and then top-p (arXiv:1904.09751) leave out; the most probable token always stays."""
     top_k, top_p = sampling
     if top_k:
         smallest = jax.lax.top_k(logp, min(top_k, logp.shape[-1]))[0][..., -1:]

@@ -1,9 +1,9 @@
-"""The command `rlbench-compare`: runs of any number of folders, side by side, with verdicts that their seeds carry.
+"""The command `rlbench-compare`: compares the runs of any number of folders, with tests over their seeds.
 
     rlbench-compare multirun/2026-11-22/10-00-00
     rlbench-compare outputs multirun --budget flops --out comparison --formats html,md,csv,svg
 
-Exit codes: 0; 2 for wrong options, or where there is no run to look at. docs/compare.md says what a verdict means.
+Exit codes: 0; 2 for wrong options, or if no run was found. docs/compare.md says what a test means.
 """
 
 import argparse
@@ -15,18 +15,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from ..command_line import parser_of
 from ..records import line, printable
 from ..types import ConfigError
 from .curves import AXES
 from .export import datasets, write_csv, write_parquet
 from .figures import Figure, figures, png, svg
-from .groups import questions, sandboxes
+from .groups import comparisons, sandboxes
 from .markdown import markdown
 from .page import page
-from .report import Part, Report, sentences, standings_table, verdicts_table
+from .pairwise import judge
+from .report import Part, Report, sentences, standings_table, tests_table
 from .runs import load
 from .table import skipped_table
-from .verdicts import judge
 
 FORMATS = ("html", "md", "csv", "parquet", "png", "svg")
 
@@ -45,19 +46,16 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n")
-    arguments = argparse.ArgumentParser(
-        "rlbench-compare", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of("rlbench-compare", __doc__)
     arguments.add_argument(
         "folders", nargs="+", type=Path, metavar="FOLDER", help="runs are looked for in and below it"
     )
-    arguments.add_argument("--budget", choices=AXES, default="rollouts", help="what is matched (rollouts)")
-    arguments.add_argument("--at", type=positive, help="how much of it; by default the least that any run spent")
-    arguments.add_argument("--level", type=chance, default=0.05, help="chance of a false winner (0.05)")
-    arguments.add_argument("--power", type=chance, default=0.8, help="chance that enough seeds stand for (0.8)")
-    arguments.add_argument("--out", type=Path, help="by default comparison/, in the folder if there is one, else here")
-    arguments.add_argument("--formats", type=formats, default=["html"], help=f"of {','.join(FORMATS)} (html)")
+    arguments.add_argument("--budget", choices=AXES, default="rollouts", help="cost to compare at (rollouts)")
+    arguments.add_argument("--at", type=positive, help="amount of it; by default the least that any run spent")
+    arguments.add_argument("--level", type=chance, default=0.05, help="probability of a false winner (0.05)")
+    arguments.add_argument("--power", type=chance, default=0.8, help="statistical power to plan seeds for (0.8)")
+    arguments.add_argument("--out", type=Path, help="by default comparison/, in FOLDER if only one is given, else here")
+    arguments.add_argument("--formats", type=formats, default=["html"], help=f"some of {','.join(FORMATS)} (html)")
     return arguments
 
 
@@ -92,21 +90,21 @@ def compare(options: argparse.Namespace) -> Report:
         for one in skipped:
             print(f"{printable(one.folder)}: {line(one.reason)}", file=sys.stderr)
         raise ConfigError("FOLDER", " ".join(map(str, options.folders)), "no run in it that ended and can be read")
-    asked, again = questions(runs)
+    asked, again = comparisons(runs)
     axis, limits = AXES[options.budget], {"level": options.level, "power": options.power}
-    parts = [Part(question, judge(question, axis, budget=options.at, **limits)) for question in asked]
+    parts = [Part(comparison, judge(comparison, axis, budget=options.at, **limits)) for comparison in asked]
     folders = [printable(folder) for folder in options.folders]
     return Report(folders, parts, [*skipped, *again], sandboxes(runs))
 
 
 def show(report: Report) -> None:
-    """Prints the tables and the verdicts."""
+    """Prints the tables and the tests."""
     console = Console()
     for part in report.parts:
         console.print(standings_table(part))
-        if part.judgement.verdicts:
-            console.print(verdicts_table(part))
-        for words in sentences(part.judgement.verdicts):
+        if part.judgement.tests:
+            console.print(tests_table(part))
+        for words in sentences(part.judgement.tests):
             console.print(Text(words))
     for note in report.notes:
         console.print(Text(note))
@@ -134,7 +132,7 @@ def write(report: Report, folder: Path, wanted: list[str]) -> list[Path]:
         written.append(put(folder / "comparison.html", page(report).encode()))
     images: list[Path] = []
     kinds: dict[str, Callable[[Figure], bytes]] = {"svg": lambda figure: svg(figure).encode(), "png": png}
-    drawn = [figures(part.question, part.judgement.level) for part in report.parts] if {*kinds} & {*wanted} else []
+    drawn = [figures(part.comparison, part.judgement.level) for part in report.parts] if {*kinds} & {*wanted} else []
     for number, figured in enumerate(drawn, 1):
         prefix = f"task{number}-" if len(drawn) > 1 else ""
         for kind in [kind for kind in kinds if kind in wanted]:

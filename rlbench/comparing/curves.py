@@ -62,7 +62,7 @@ def accuracy(run: Run, axis: Axis) -> Points:
     """Held-out accuracy in percent. A run that diverged has no policy any more: 0 after its last evaluation."""
     rows = run.evaluations
     x = np.array([axis.of(row) for row in rows], float)
-    y = np.array([100 * row["heldout/accuracy"] for row in rows], float)
+    y = np.array([100 * row["eval/accuracy"] for row in rows], float)
     return Points(x, y, 0.0 if run.diverged else None)
 
 

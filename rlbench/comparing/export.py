@@ -1,4 +1,4 @@
-"""A comparison's numbers as tables for other tools: evaluations, runs and verdicts, as CSV or Parquet."""
+"""A comparison's numbers as tables for other tools: evaluations, runs and tests, as CSV or Parquet."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,13 @@ def datasets(report: Report) -> dict[str, Rows]:
             | {f"ledger.{key}": scalar(value) for key, value in flat(run.ledger)}
             for head, run in labelled(report)
         ],
-        "verdicts": [
-            {"question": part.question.title, "axis": part.judgement.axis.word, "budget": part.judgement.budget}
+        "tests": [
+            {"comparison": part.comparison.title, "axis": part.judgement.axis.word, "budget": part.judgement.budget}
             | {"level": part.judgement.level}
-            | {key: value for key, value in verdict._asdict().items() if key != "seeds"}
-            | dict(zip(("our_seeds", "their_seeds"), verdict.seeds))
+            | {key: value for key, value in test._asdict().items() if key != "seeds"}
+            | dict(zip(("our_seeds", "their_seeds"), test.seeds))
             for part in report.parts
-            for verdict in part.judgement.verdicts
+            for test in part.judgement.tests
         ],
     }
 
@@ -42,10 +42,10 @@ def datasets(report: Report) -> dict[str, Rows]:
 def labelled(report: Report) -> Iterator[tuple[dict[str, Any], Run]]:
     """Every run, with what tells it from the others."""
     for part in report.parts:
-        for group in part.question.groups:
+        for group in part.comparison.groups:
             for run in group.runs:
                 yield (
-                    {"question": part.question.title, "group": group.label, "folder": printable(run.folder)}
+                    {"comparison": part.comparison.title, "group": group.label, "folder": printable(run.folder)}
                     | {name: run.summary[name] for name in ("algo", "task", "seed")},
                     run,
                 )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ..types import ConfigError
 from .curves import AXES, Axis, Points, accuracy, band, staleness
-from .groups import Group, Question
+from .groups import Comparison, Group
 from .report import group_ledger
 
 VEGA_LITE = "6.4"  # the version that draws
@@ -28,11 +28,11 @@ class Figure(NamedTuple):
     spec: Spec  # of Vega-Lite, without size and colours of paper and ink
 
 
-def figures(question: Question, level: float) -> list[Figure]:
-    """All figures of a question; one that has nothing to show is left out."""
-    drawn = [accuracy_figure(question.groups, name, axis, level) for name, axis in AXES.items()]
-    drawn += [memory_figure(question.groups), time_figure(question.groups), fates_figure(question.groups)]
-    drawn.append(staleness_figure(question.groups, level))
+def figures(comparison: Comparison, level: float) -> list[Figure]:
+    """All figures of a comparison; one that has nothing to show is left out."""
+    drawn = [accuracy_figure(comparison.groups, name, axis, level) for name, axis in AXES.items()]
+    drawn += [memory_figure(comparison.groups), time_figure(comparison.groups), fates_figure(comparison.groups)]
+    drawn.append(staleness_figure(comparison.groups, level))
     return [figure for figure in drawn if figure]
 
 
@@ -91,7 +91,7 @@ def memory_figure(groups: Sequence[Group]) -> Figure | None:
             yield name, sum(memory["components"].get(name, {}).values()) / 1e6
         yield "key-value cache", memory["kv_cache"] / 1e6
         yield "rollouts and scores", memory["rollout_buffers"] / 1e6
-        yield "most temporaries", max(memory["temporaries"].values(), default=0) / 1e6
+        yield "largest temporaries", max(memory["temporaries"].values(), default=0) / 1e6
 
     return bars("memory", "memory by component, not all at once", groups, parts, "memory of a device (MB)")
 

@@ -1,4 +1,4 @@
-"""Groups of runs that are seeds of one another, and which of them may be compared: questions, and their groups."""
+"""Groups of runs that are seeds of one another, and comparisons: the groups that may be compared."""
 
 import json
 import re
@@ -33,14 +33,14 @@ class Group(NamedTuple):
         return f"best of {self.trials:,} trials" if self.trials else "untuned"
 
 
-class Question(NamedTuple):
+class Comparison(NamedTuple):
     """One task, its held-out problems and the sandbox that judged: only within it does a comparison mean something."""
 
     title: str
     groups: list[Group]
 
 
-def questions(runs: Iterable[Run]) -> tuple[list[Question], list[Skipped]]:
+def comparisons(runs: Iterable[Run]) -> tuple[list[Comparison], list[Skipped]]:
     """Sorts runs; of two with the same config and seeds the first is skipped, since a repetition is no evidence."""
     tasks: defaultdict[Hashable, defaultdict[Hashable, dict[str, Run]]] = defaultdict(lambda: defaultdict(dict))
     skipped = []
@@ -53,7 +53,7 @@ def questions(runs: Iterable[Run]) -> tuple[list[Question], list[Skipped]]:
         group[seeds] = run
     seeded = [[list(group.values()) for group in groups.values()] for groups in tasks.values()]
     titles = labels([groups[0][0] for groups in seeded], "task", asked)
-    return [Question(title, sorted_groups(groups)) for title, groups in zip(titles, seeded)], skipped
+    return [Comparison(title, sorted_groups(groups)) for title, groups in zip(titles, seeded)], skipped
 
 
 def sorted_groups(groups: Sequence[list[Run]]) -> list[Group]:

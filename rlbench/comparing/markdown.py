@@ -14,7 +14,7 @@ from .report import (
     differences_table,
     sentences,
     standings_table,
-    verdicts_table,
+    tests_table,
 )
 from .table import skipped_table
 
@@ -35,13 +35,13 @@ def markdown(report: Report, drawn: Sequence[str]) -> str:
 
 
 def section(part: Part) -> list[str]:
-    question, judgement = part
-    repeated = "\n".join(command for group in question.groups for command in commands(group))
-    blocks = [f"## {escaped(question.title)}", tabular(standings_table(part))]
-    blocks.append("\n".join(f"- {escaped(words)}" for words in sentences(judgement.verdicts)))
-    if judgement.verdicts:
-        blocks.append(tabular(verdicts_table(part)))
-    if differences := differences_table(question):
+    comparison, judgement = part
+    repeated = "\n".join(command for group in comparison.groups for command in commands(group))
+    blocks = [f"## {escaped(comparison.title)}", tabular(standings_table(part))]
+    blocks.append("\n".join(f"- {escaped(words)}" for words in sentences(judgement.tests)))
+    if judgement.tests:
+        blocks.append(tabular(tests_table(part)))
+    if differences := differences_table(comparison):
         blocks.append(tabular(differences))
     return [*filter(None, blocks), "To repeat it:", textwrap.indent(repeated, "    ", lambda line: True)]
 

@@ -47,7 +47,7 @@ def accuracy_at(rows: Sequence[Mapping[str, Any]], axis: str, amount: float) -> 
     if type(rows[0].get(axis)) not in (int, float):
         raise ConfigError(KEY, f"accuracy_at_{amount:g}_{axis}", f"no column of metrics.jsonl{nearest(axis, rows[0])}")
     cost = training_flops if axis == "flops" else itemgetter(axis)
-    points = [(cost(row), row["heldout/accuracy"]) for row in rows if row.get("heldout/accuracy") is not None]
+    points = [(cost(row), row["eval/accuracy"]) for row in rows if row.get("eval/accuracy") is not None]
     for (spent, accuracy), (then, later) in pairwise(points):
         if spent <= amount <= then:
             return accuracy + (later - accuracy) * (amount - spent) / max(then - spent, 1e-9)

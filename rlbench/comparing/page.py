@@ -17,7 +17,7 @@ from .report import (
     group_tables,
     sentences,
     standings_table,
-    verdicts_table,
+    tests_table,
 )
 from .table import skipped_table
 
@@ -62,12 +62,12 @@ draw();
 THEMES = {"light": theme("#222222", "#dddddd"), "dark": theme("#dddddd", "#3a3a3e")}
 
 METHOD = (
-    "Verdicts: a two-sided permutation test of the difference of means over seeds, exact up to ten seeds a side, "
-    "corrected by Holm over the pairs of a task. Accuracies are interpolated between evaluations and never "
-    "extrapolated. The interquartile mean, the probability that a seed of the first is better than one of the second, "
-    "and their stratified bootstrap intervals (arXiv:2108.13264) are for display; with few seeds such intervals are "
-    "too narrow. Costs and ledgers are means over seeds, of whole runs. Untuned: the settings were not chosen by any "
-    "trial, or nobody said so; a comparison of tuned with untuned settings compares the tuning too."
+    "Test: a two-sided permutation test of the difference of means over seeds, exact up to ten seeds a side. P-values "
+    "are corrected by Holm's method for the number of pairs. Accuracy is interpolated between two evaluations, never "
+    "extrapolated. For display only: IQM is the interquartile mean, P (better) the chance that a seed of the first is "
+    "better than one of the second, both with stratified bootstrap intervals (arXiv:2108.13264), too narrow where "
+    "seeds are few. Costs and ledgers are means over seeds, of whole runs. Untuned: no trials chose the settings, or "
+    "nobody said so. Tuned against untuned settings is no fair comparison."
 )
 
 
@@ -100,32 +100,32 @@ def page(report: Report) -> str:
 def title(report: Report) -> str:
     """The heading: what is compared, on what."""
     names = dict.fromkeys(
-        run.summary["algo"] for part in report.parts for one in part.question.groups for run in one.runs
+        run.summary["algo"] for part in report.parts for one in part.comparison.groups for run in one.runs
     )
-    return f"{', '.join(names)} on {', '.join(part.question.title for part in report.parts)}"
+    return f"{', '.join(names)} on {', '.join(part.comparison.title for part in report.parts)}"
 
 
 def section(part: Part, number: int, drawn: dict[str, Figure]) -> str:
-    """One question; adds its figures to those that are drawn."""
-    question, judgement = part
-    own = {f"figure-{number}-{figure.name}": figure for figure in figures(question, judgement.level)}
+    """One comparison; adds its figures to those that are drawn."""
+    comparison, judgement = part
+    own = {f"figure-{number}-{figure.name}": figure for figure in figures(comparison, judgement.level)}
     drawn |= own
-    differences = differences_table(question)
+    differences = differences_table(comparison)
     return "\n".join(
         [
-            f"<h2>{escape(question.title)}</h2>",
+            f"<h2>{escape(comparison.title)}</h2>",
             tabular(standings_table(part)),
-            f"<h3>Verdicts at {escape(judgement.axis.amount(judgement.budget))}</h3>",
-            f"<ul>{''.join(f'<li>{escape(words)}</li>' for words in sentences(judgement.verdicts))}</ul>",
-            tabular(verdicts_table(part)) if judgement.verdicts else "<p>There is nothing to compare it with.</p>",
+            f"<h3>Tests at {escape(judgement.axis.amount(judgement.budget))}</h3>",
+            f"<ul>{''.join(f'<li>{escape(words)}</li>' for words in sentences(judgement.tests))}</ul>",
+            tabular(tests_table(part)) if judgement.tests else "<p>There is nothing to compare it with.</p>",
             f'<h3>Figures</h3><p class="small">Lines are means over seeds, in {1 - judgement.level:.0%} intervals of '
             "them; bars are means.</p>",
             f'<div class="figures">{"".join(map(drawing, own, own.values()))}</div>',
             "<h3>Ledgers, means over seeds</h3>",
-            *(folded(group.label, map(tabular, group_tables(group))) for group in question.groups),
+            *(folded(group.label, map(tabular, group_tables(group))) for group in comparison.groups),
             *([f"<h3>Settings</h3>{tabular(differences)}"] if differences else []),
             "<h3>To repeat it</h3>",
-            *(f"<pre>{escape(chr(10).join(commands(group)))}</pre>" for group in question.groups),
+            *(f"<pre>{escape(chr(10).join(commands(group)))}</pre>" for group in comparison.groups),
         ]
     )
 

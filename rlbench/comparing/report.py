@@ -9,16 +9,16 @@ import numpy as np
 from rich.table import Table
 
 from ..accounting.tables import ledger_tables
-from .groups import Group, Question, differing, is_seed, shown
+from .groups import Comparison, Group, differing, is_seed, shown
+from .pairwise import Judgement, PairwiseTest, Standing
 from .runs import Skipped
 from .table import table_of
-from .verdicts import Judgement, Standing, Verdict
 
 
 class Part(NamedTuple):
-    """One question and what was found."""
+    """One comparison and what was found."""
 
-    question: Question
+    comparison: Comparison
     judgement: Judgement
 
 
@@ -44,7 +44,7 @@ def standings_table(part: Part) -> Table:
         "\nTFLOPs": lambda one: f"{average(one.group, 'flops') / 1e12:,.3g}",
         "peak\nMB": lambda one: f"{average(one.group, 'peak_memory_bytes') / 1e6:,.1f}",
     }
-    title = f"{part.question.title}: held-out accuracy at {found.axis.amount(found.budget)}"
+    title = f"{part.comparison.title}: held-out accuracy at {found.axis.amount(found.budget)}"
     return table_of(title, columns, found.standings)
 
 
@@ -57,7 +57,7 @@ def seeds(one: Standing) -> str:
     return ", ".join(words)
 
 
-def verdicts_table(part: Part) -> Table:
+def tests_table(part: Part) -> Table:
     """One line a pair."""
 
     def p(value: float | None) -> str:
@@ -72,12 +72,12 @@ def verdicts_table(part: Part) -> Table:
         "p\nalone": lambda one: p(one.p),
         "p\nHolm": lambda one: p(one.corrected),
     }
-    return table_of(f"{part.question.title}: pairs", columns, part.judgement.verdicts)
+    return table_of(f"{part.comparison.title}: pairs", columns, part.judgement.tests)
 
 
-def differences_table(question: Question) -> Table | None:
+def differences_table(comparison: Comparison) -> Table | None:
     """The keys of the configs that differ between groups, and their values; None where none does."""
-    configs = [group.runs[0].config for group in question.groups]
+    configs = [group.runs[0].config for group in comparison.groups]
     keys = [key for key in differing(configs) if not is_seed(key)]
     if not keys:
         return None
@@ -86,7 +86,7 @@ def differences_table(question: Question) -> Table | None:
         return lambda key: shown(config, key)
 
     columns: dict[str, Any] = {"key": lambda key: key}
-    columns |= {group.label: cell(config) for group, config in zip(question.groups, configs)}
+    columns |= {group.label: cell(config) for group, config in zip(comparison.groups, configs)}
     return table_of("what differs in the configs", columns, keys)
 
 
@@ -125,6 +125,6 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return "-" if math.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"
 
 
-def sentences(verdicts: Sequence[Verdict]) -> list[str]:
-    """Every verdict in words."""
-    return [f"{one.words}." if one.winner else f"{one.ours} and {one.theirs}: {one.words}." for one in verdicts]
+def sentences(tests: Sequence[PairwiseTest]) -> list[str]:
+    """Every test in words."""
+    return [f"{one.words}." if one.winner else f"{one.ours} and {one.theirs}: {one.words}." for one in tests]

@@ -34,7 +34,7 @@ class Run(NamedTuple):
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """The rows that hold an accuracy; where no verdict told there is none."""
-        return [row for row in self.rows if row.get("heldout/accuracy") is not None]
+        return [row for row in self.rows if row.get("eval/accuracy") is not None]
 
     @property
     def diverged(self) -> bool:
@@ -98,7 +98,7 @@ def load_run(folder: Path) -> Run:
     run = Run(folder, dict(flat(config)), summary, read_ledger(folder), read_rows(folder), command_line(folder))
     if (last := run.rows[-1]["step"]) < summary["learner_steps"]:
         raise Unreadable(f"metrics.jsonl: ends at step {last} of {summary['learner_steps']}")
-    evaluated = [row for row in run.rows if "heldout/accuracy" in row]
+    evaluated = [row for row in run.rows if "eval/accuracy" in row]
     if not evaluated:
         raise Unreadable("metrics.jsonl: no evaluation")
     if not run.evaluations or (evaluated[-1] is not run.evaluations[-1] and not run.diverged):

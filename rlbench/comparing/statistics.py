@@ -1,4 +1,4 @@
-"""Statistics of two algorithms from a few seeds: intervals for display, a test for the verdict, and how many would do.
+"""Statistics of two algorithms from a few seeds: intervals for display, a test for pairs, and how many would do.
 
 Display follows arXiv:2108.13264 (Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
 Precipice"). A sample is f64[n], a score a seed.

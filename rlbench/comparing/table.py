@@ -76,8 +76,8 @@ def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
         "\nscore": phases(Phase.SCORE),
         "\ntrain": phases(Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER),
         "\nwasted": waste,
-        "nets\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
-        "beside\npolicy": lambda run: f"{beside(run[1]['memory']) / 1e6:,.2f}",
+        "networks\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
+        "not\npolicy": lambda run: f"{not_policy(run[1]['memory']) / 1e6:,.2f}",
         "zero\nadv.": lambda run: f"{fraction(run[1]['rollouts'], Fate.ZERO_ADVANTAGE):.1%}",
         "\nidle": lambda run: f"{run[1]['time']['idle_fraction']:.1%}",
         "verify\nCPU s": lambda run: f"{run[1]['verification']['cpu_seconds']:.2f}",
@@ -90,7 +90,7 @@ def networks(memory: Mapping[str, Any]) -> int:
     return sum(sum(parts.values()) for parts in memory["components"].values())
 
 
-def beside(memory: Mapping[str, Any]) -> int:
+def not_policy(memory: Mapping[str, Any]) -> int:
     """Bytes of all networks but the one that samples."""
     return networks(memory) - sum(memory["components"][memory["sampling_network"]].values())
 

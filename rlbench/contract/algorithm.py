@@ -11,13 +11,7 @@ import numpy as np
 from ..types import Algorithm, Array, Loss, Model, Params, Rollouts, policy_of
 from .sources import Source, described, expect, expect_of, is_array
 
-ARGUMENTS = {
-    "init": ("key", "policy"),
-    "score": ("trainable", "frozen", "rollouts", "version"),
-    "loss": ("trainable", "frozen", "rollouts", "scores"),
-    "acting": ("trainable", "frozen"),
-    "keep": ("rollouts",),
-}
+FUNCTIONS = {name: kind for name, kind in Algorithm.__annotations__.items() if name != "group_size"}  # their protocols
 
 
 def shapes(rows: int, length: int) -> Rollouts:
@@ -48,8 +42,8 @@ def check_algorithm(algorithm: Algorithm, model: Model) -> None:
     group = algorithm.group_size
     fine = isinstance(group, int) and not isinstance(group, bool) and group >= 1
     expect_of(group, fine, "maker", "a group_size of at least 1")
-    for name, arguments in ARGUMENTS.items():
-        check_signature(name, getattr(algorithm, name), arguments)
+    for name, kind in FUNCTIONS.items():
+        check_signature(name, getattr(algorithm, name), kind)
 
     rows = 3 * group
     length = 2 * rows + 3
@@ -103,8 +97,9 @@ def check_model(model: Model) -> None:
     expect_of(outputs, fine, "apply", f"[B, T, {len(model.emits)}]", {3: "B", 5: "T"})
 
 
-def check_signature(about: str, function: Any, arguments: tuple[str, ...]) -> None:
-    """Holds a field of an algorithm to a function that can be called with these arguments."""
+def check_signature(about: str, function: Any, kind: Any) -> None:
+    """Holds a field of an algorithm to a function that can be called with the arguments of its protocol."""
+    _, *arguments = inspect.signature(kind.__call__).parameters  # less self
     wanted = f"({', '.join(arguments)})"
     expect_of(function, callable(function), "maker", f"{about} to be a function of {wanted}")
     try:

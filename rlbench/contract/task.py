@@ -3,12 +3,12 @@
 from collections.abc import Collection
 from typing import Any
 
-from ..types import Bounds, PluginError, Problem, Program, Status, Step, Task, Trial
+from ..types import Bounds, PendingStep, PluginError, Problem, Program, Status, Step, Task
 from .sources import Source, expect_of
 
 STATUSES = tuple(Status)
-METHODS = ("problem", "step", "gold")
-SIZES = {"prompt": 1, "reply": 1, "turns": 1, "observation": 0}  # of bounds: the least that each may be
+METHODS = ("problem", "step", "solution")
+SIZES = {"prompt": 1, "completion": 1, "turns": 1, "observation": 0}  # of bounds: the least that each may be
 
 
 def source_of(task: Task) -> Source:
@@ -52,30 +52,30 @@ def problem_of(task: Task, seed: int, split: str) -> Problem:
     return problem
 
 
-def gold_of(task: Task, state: Any) -> str:
-    """The gold reply of a task to a state, within the task's bounds.
+def solution_of(task: Task, state: Any) -> str:
+    """The reference solution of a task to a state, within the task's bounds.
 
     Raises:
       PluginError: it is no text, or out of bounds, or making it raised.
     """
-    with source_of(task).blamed("gold"):
-        reply = task.gold(state)
-        check_text(task.bounds, "gold", "a reply", reply, task.bounds.reply)
-    return reply
+    with source_of(task).blamed("solution"):
+        completion = task.solution(state)
+        check_text(task.bounds, "solution", "a completion", completion, task.bounds.completion)
+    return completion
 
 
-def answers_of(task: Task, answers: list[Any]) -> list[Step | Trial]:
-    """Answers of a task to replies: each a Step or a Trial.
+def answers_of(task: Task, answers: list[Any]) -> list[Step | PendingStep]:
+    """Answers of a task to completions: each a Step or a PendingStep.
 
     Raises:
       PluginError: one is neither.
     """
     with source_of(task).blamed("step"):
         for answer in answers:
-            expect_of(answer, isinstance(answer, Step | Trial), "step", "a Step or a Trial")
-            if isinstance(answer, Trial):
+            expect_of(answer, isinstance(answer, Step | PendingStep), "step", "a Step or a PendingStep")
+            if isinstance(answer, PendingStep):
                 program = answer.program
-                expect_of(program, isinstance(program, Program), "step", "a Trial of a Program")
+                expect_of(program, isinstance(program, Program), "step", "a PendingStep of a Program")
     return answers
 
 

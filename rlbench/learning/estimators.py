@@ -1,12 +1,12 @@
-"""Estimators of advantage and divergence. They take the Rollouts, so that a row that did not happen never counts."""
+"""Estimators of advantage and KL. They take the Rollouts, so that a masked row never counts."""
 
 import jax
 import jax.numpy as jnp
 
-from ..types import Array, Rollouts
+from ..types import SOLVED_ABOVE, Array, Rollouts
 
 
-def happened(rollouts: Rollouts) -> Array:
+def valid(rollouts: Rollouts) -> Array:
     """bool[B]: rows in which the policy chose a token."""
     return rollouts.mask.any(axis=-1)
 
@@ -18,7 +18,7 @@ def episode_reward(rollouts: Rollouts) -> Array:
 
 def solved(rollouts: Rollouts) -> Array:
     """bool[B]: rollouts that earned full reward, which is 1."""
-    return happened(rollouts) & (episode_reward(rollouts) > 1.0 - 1e-6)
+    return valid(rollouts) & (episode_reward(rollouts) > SOLVED_ABOVE)
 
 
 def over_tokens(row: Array, rollouts: Rollouts) -> Array:
@@ -27,12 +27,12 @@ def over_tokens(row: Array, rollouts: Rollouts) -> Array:
 
 
 def group_centred(rollouts: Rollouts) -> tuple[Array, Array]:
-    """Reward less the mean of its group f32[B], and the group's size f32[B] without rows that did not happen.
+    """Reward less the mean of its group f32[B], and the group's size f32[B] without masked rows.
 
     Exactly zero where a group's rewards are equal: one member's reward is taken off first, or
     float32 leaves a remainder of large rewards.
     """
-    counts = happened(rollouts)
+    counts = valid(rollouts)
     groups = len(rollouts.group)
 
     def total(x: Array) -> Array:
@@ -91,25 +91,25 @@ def group_likelihood(rollouts: Rollouts) -> Array:
 
 
 def group_varies(rollouts: Rollouts) -> Array:
-    """bool[B]: whether the rewards of a rollout's group differ, rows that did not happen aside."""
+    """bool[B]: whether the rewards of a rollout's group differ, masked rows aside."""
     centred, _ = group_centred(rollouts)
     return jax.ops.segment_max(jnp.abs(centred), rollouts.group, len(centred))[rollouts.group] > 0
 
 
 def penalised(rollouts: Rollouts, ref_logp: Array, coef: float) -> Rollouts:
-    """The same rollouts with coef * (logp - ref_logp), a token's divergence from a reference, off their reward."""
+    """The same rollouts with coef * (logp - ref_logp), a token's KL to a reference, off their reward."""
     return rollouts._replace(reward=rollouts.reward - coef * k1(rollouts.logp, ref_logp))
 
 
 def returns(rollouts: Rollouts, gamma: float) -> Array:
     """The discounted sum of rewards from token t on, f32[B, T]; 0 where the mask is False."""
-    return gae(rollouts, jnp.zeros_like(rollouts.reward), gamma, lam=1.0)
+    return gae(rollouts, jnp.zeros_like(rollouts.reward), gamma, gae_lambda=1.0)
 
 
-def gae(rollouts: Rollouts, value: Array, gamma: float, lam: float) -> Array:
+def gae(rollouts: Rollouts, value: Array, gamma: float, gae_lambda: float) -> Array:
     """Generalised advantage estimation (arXiv:1506.02438, equation 16), f32[B, T].
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, where t + 1 is the
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, where t + 1 is the
     next token that the policy chose: the environment's text carries both through. A rollout cut
     at the length limit counts as ended.
 
@@ -120,7 +120,7 @@ def gae(rollouts: Rollouts, value: Array, gamma: float, lam: float) -> Array:
     def back(later: tuple[Array, Array], now: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
         reward, v, chosen = now
         next_value, next_advantage = later
-        advantage = reward + gamma * next_value - v + gamma * lam * next_advantage
+        advantage = reward + gamma * next_value - v + gamma * gae_lambda * next_advantage
         kept = jnp.where(chosen, v, next_value), jnp.where(chosen, advantage, next_advantage)
         return kept, jnp.where(chosen, advantage, 0.0)
 

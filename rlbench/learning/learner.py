@@ -10,13 +10,13 @@ import numpy as np
 import optax
 
 from ..accounting.account import Account
-from ..accounting.timeline import Doing
-from ..devices import Devices, Program, in_chunks
+from ..accounting.timeline import Activity
+from ..devices import CompiledFunction, Devices, in_chunks
 from ..interrupts import patiently
 from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts
 
 
-class Spending(NamedTuple):
+class UpdateConfig(NamedTuple):
     """Use of a batch. One epoch passes over all of it, one minibatch is one optimizer update."""
 
     epochs: int
@@ -39,17 +39,17 @@ class Learner:
         self,
         algorithm: Algorithm,
         optimizer: optax.GradientTransformation,
-        spending: Spending,
+        update_config: UpdateConfig,
         devices: Devices,
         *,
         seed: int,
         donate: bool,
         account: Account | None = None,
     ):
-        self.algorithm, self.optimizer, self.spending, self.devices = algorithm, optimizer, spending, devices
+        self.algorithm, self.optimizer, self.update_config, self.devices = algorithm, optimizer, update_config, devices
         self.seed, self.account = seed, account or Account()
-        self.score = Program(devices, self._score, networks=(0, 1), phase=Phase.SCORE, account=self.account)
-        self.update = Program(
+        self.score = CompiledFunction(devices, self._score, networks=(0, 1), phase=Phase.SCORE, account=self.account)
+        self.update = CompiledFunction(
             devices,
             self._update,
             donate=(0, 1) if donate else (1,),
@@ -81,7 +81,7 @@ class Learner:
         Returns the next state, metrics as means over the step's updates, and bool[B]: which rollouts
         teach, their advantage not being zero everywhere. Where there is no advantage, all that happened do.
         """
-        with self.account.during(Doing.COMPUTING):
+        with self.account.during(Activity.COMPUTING):
             return patiently(self._spend, state, rollouts)  # whole: a change of threads is dear where others act
 
     def _spend(self, state, rollouts):
@@ -89,10 +89,10 @@ class Learner:
         scores, teaches = self.score(trainable, frozen, rollouts, jnp.int32(version))
         random = np.random.default_rng([self.seed, version])
         reports = []
-        for _ in range(self.spending.epochs):
+        for _ in range(self.update_config.epochs):
             order = random.permutation(len(rollouts.group)).astype(np.int32)
-            for rows in order.reshape(self.spending.minibatches, -1):
-                mine = self.devices.spread(rows)
+            for rows in order.reshape(self.update_config.minibatches, -1):
+                mine = self.devices.shard(rows)
                 trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, mine)
                 reports.append(report)
         reports, teaches = jax.device_get((reports, teaches))
@@ -107,7 +107,7 @@ class Learner:
     def _update(self, trainable, opt_state, frozen, rollouts, scores, rows):
         batch = jax.tree.map(lambda x: x[rows], (rollouts, scores))
         size, length = batch[0].tokens.shape
-        microbatches = in_chunks(batch, size, length, self.spending.microbatch_tokens)
+        microbatches = in_chunks(batch, size, length, self.update_config.microbatch_tokens)
 
         def total(params: Params, microbatch: tuple[Rollouts, Any]) -> tuple[Array, Loss]:
             with jax.named_scope(Phase.FORWARD):
@@ -122,7 +122,7 @@ class Learner:
         shapes = jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], microbatches))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)  # whatever the parameters' dtype
         (gradient, loss), _ = jax.lax.scan(accumulate, zeros, microbatches)
-        weight = jnp.maximum(loss.weight, 1e-9)  # of a batch in which nothing happened
+        weight = jnp.maximum(loss.weight, 1e-9)  # of a batch in which no valid row
         gradient = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), gradient, trainable)
 
         report = {name: s / jnp.maximum(w, 1e-9) for name, (s, w) in loss.metrics.items()}

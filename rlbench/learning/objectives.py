@@ -1,16 +1,31 @@
 """Objectives: what is maximised at a token, and how tokens add up to a Loss."""
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from pydantic_core import PydanticKnownError
 
 from ..types import Array, Loss, Positive, Rollouts
-from .estimators import happened
+from .estimators import valid
+
+
+class AggregationFn(Protocol):
+    """Function that makes one loss of the losses of tokens."""
+
+    def __call__(self, per_token: Array, rollouts: Rollouts, metrics: dict[str, Array], /) -> Loss:
+        """A mean, as a sum and a weight.
+
+        Args:
+          per_token: f32[B, T], the loss at each token. Only those that the policy chose count.
+          rollouts: B rows of T tokens.
+          metrics: f32[B, T] by name.
+
+        Returns:
+          The sum and the weight of the loss, and those of each metric by token.
+        """
 
 
 class ClipRange(NamedTuple):
@@ -44,7 +59,7 @@ def clipped_weight(log_ratio: Array, clip: ClipRange) -> tuple[Array, Array]:
 
 
 def sequence_log_ratio(logp: Array, rollouts: Rollouts) -> Array:
-    """GSPO's log-ratio of a whole reply, the mean over its tokens, at every token (arXiv:2507.18071, section 4.3).
+    """GSPO's log-ratio of a whole completion, the mean over its tokens, at every token (arXiv:2507.18071, section 4.3).
 
     The value is the sequence's, the gradient the token's own (GSPO-token): where the advantage is the
     same at every token, that adds up to the sequence's gradient. f32[B, T].
@@ -70,14 +85,14 @@ def sequence_mean(per_token: Array, rollouts: Rollouts, metrics: dict[str, Array
     """The mean over rollouts of each one's mean over its tokens; metrics [B, T] by token."""
     length = jnp.maximum(rollouts.mask.sum(axis=-1), 1)
     rows = jnp.where(rollouts.mask, per_token, 0.0).sum(axis=-1) / length
-    weight = happened(rollouts).sum().astype(jnp.float32)
+    weight = valid(rollouts).sum().astype(jnp.float32)
     return Loss(rows.sum(), weight, {name: masked_sum(x, rollouts) for name, x in metrics.items()})
 
 
 def sequence_sum(per_token: Array, rollouts: Rollouts, metrics: dict[str, Array], length: float = 1.0) -> Loss:
     """The mean over rollouts of each one's sum over its tokens / a constant length; metrics [B, T] by token."""
     total, _ = masked_sum(per_token / length, rollouts)
-    weight = happened(rollouts).sum().astype(jnp.float32)
+    weight = valid(rollouts).sum().astype(jnp.float32)
     return Loss(total, weight, {name: masked_sum(x, rollouts) for name, x in metrics.items()})
 
 
@@ -86,14 +101,18 @@ def masked_sum(x: Array, rollouts: Rollouts) -> tuple[Array, Array]:
     return jnp.where(rollouts.mask, x, 0.0).sum(), rollouts.mask.sum().astype(jnp.float32)
 
 
-MEANS: dict[str, Callable[..., Loss]] = {"tokens": token_mean, "sequences": sequence_mean, "sums": sequence_sum}
+MEANS: dict[str, AggregationFn] = {"tokens": token_mean, "sequences": sequence_mean, "sums": sequence_sum}
 
 
-def mean_named(name: Any) -> Any:
-    """The mean of a name; anything else is left to whoever checks it."""
-    if isinstance(name, str) and name not in MEANS:
-        raise ValueError(f"known: {', '.join(MEANS)}")
-    return MEANS.get(name, name) if isinstance(name, str) else name
+def aggregation_named(name: Any) -> Any:
+    """The mean of a name; a function is taken as it is."""
+    if isinstance(name, str):
+        if name not in MEANS:
+            raise ValueError(f"known: {', '.join(MEANS)}")
+        return MEANS[name]
+    if not callable(name):
+        raise PydanticKnownError("callable_type")
+    return name
 
 
 def same_both_ways(clip: Any) -> Any:
@@ -114,5 +133,5 @@ def dual_beyond_high(clip: ClipRange) -> ClipRange:
     return clip
 
 
-MeanOver = Annotated[Callable[..., Loss], BeforeValidator(mean_named)]  # in a config, a name of MEANS
+LossAggregation = Annotated[AggregationFn, PlainValidator(aggregation_named)]  # in a config, a name of MEANS
 Clip = Annotated[ClipRange, BeforeValidator(same_both_ways), AfterValidator(dual_beyond_high)]  # a number, or its keys

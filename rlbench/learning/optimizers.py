@@ -18,7 +18,7 @@ def adamw(
     *,
     learning_rate: Positive,
     warmup: Natural,
-    final: Fraction,
+    final_lr_fraction: Fraction,
     b1: Decay,
     b2: Decay,
     epsilon: Positive,
@@ -30,9 +30,9 @@ def adamw(
     Args:
       updates: optimizer updates of the whole run.
       warmup: updates over which the learning rate rises linearly from zero.
-      final: the part of the learning rate that is left at the last update, after a linear descent.
+      final_lr_fraction: the part of the learning rate that is left at the last update, after a linear descent.
     """
-    rate = descent(updates, learning_rate, warmup, final)
+    rate = descent(updates, learning_rate, warmup, final_lr_fraction)
     return optax.chain(
         optax.clip_by_global_norm(max_grad_norm), optax.adamw(rate, b1, b2, epsilon, weight_decay=weight_decay)
     )
@@ -43,7 +43,7 @@ def muon(
     *,
     learning_rate: Positive,
     warmup: Natural,
-    final: Fraction,
+    final_lr_fraction: Fraction,
     momentum: Decay,
     b1: Decay,
     b2: Decay,
@@ -62,7 +62,7 @@ def muon(
       b1: of AdamW, as is b2.
       weight_decay: decoupled; of both.
     """
-    rate = descent(updates, learning_rate, warmup, final)
+    rate = descent(updates, learning_rate, warmup, final_lr_fraction)
     matrices = optax_muon(
         rate,
         beta=momentum,
@@ -86,9 +86,9 @@ def matrices_within(params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(mark, params)
 
 
-def descent(updates: int, learning_rate: float, warmup: int, final: float) -> optax.Schedule:
-    """A linear rise over `warmup` updates, then a linear descent to the part `final` at the last update."""
-    rate = optax.linear_schedule(learning_rate, final * learning_rate, max(1, updates - warmup))
+def descent(updates: int, learning_rate: float, warmup: int, final_lr_fraction: float) -> optax.Schedule:
+    """A linear rise over `warmup` updates, then a linear descent to the part `final_lr_fraction` at the last update."""
+    rate = optax.linear_schedule(learning_rate, final_lr_fraction * learning_rate, max(1, updates - warmup))
     if not warmup:
         return rate
     return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), rate], [warmup])

@@ -1,6 +1,6 @@
 """The key-value cache: a chain of segments, each shared by a whole number of rows.
 
-A prompt is prefilled once a problem into a segment with one row a problem; the replies of a group
+A prompt is prefilled once a problem into a segment with one row a problem; the completions of a group
 then read it together and write a segment of their own. Rows advance through slots in step, so that
 a write is one slice for all rows; a row that has nothing to say leaves an invalid slot behind.
 """

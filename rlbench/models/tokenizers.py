@@ -1,4 +1,4 @@
-"""Tokenizers. Id 0 pads and is never chosen by a policy; id 1 ends a reply."""
+"""Tokenizers. Id 0 pads and is never chosen by a policy; id 1 ends a completion."""
 
 import numpy as np
 
@@ -13,14 +13,14 @@ def check_tokenizer(tokenizer: Tokenizer, alphabet: frozenset[str]) -> None:
 
     Raises:
       ConfigError: a character has no token.
-      PluginError: ids are out of range, a policy could not end a reply, or a text is another once decoded.
+      PluginError: ids are out of range, a policy could not end a completion, or a text is another once decoded.
     """
     functions = {"encode": type(tokenizer).encode, "decode": type(tokenizer).decode}
     with Source(type(tokenizer), functions).blamed("encode"):
         emits, text = np.asarray(tokenizer.emits), "".join(sorted(alphabet))
         fine = emits.shape == (tokenizer.vocabulary,) and emits.dtype == bool
         expect_of(emits, fine, "maker", f"emits bool[{tokenizer.vocabulary}], as many as its vocabulary")
-        expect(emits[END], "maker", f"emits[{END}] to be True: id {END} ends a reply", "False")
+        expect(emits[END], "maker", f"emits[{END}] to be True: id {END} ends a completion", "False")
         tokens = tokenizer.encode(text)
         expect(len(tokens) <= len(text), "encode", "at most one token a character", f"{len(tokens)} for {len(text)}")
         fine = all(END < token < tokenizer.vocabulary for token in tokens)

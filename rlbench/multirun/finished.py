@@ -1,16 +1,14 @@
 """Finished runs of a sweep's folder, so that a sweep can be completed; and where the others go."""
 
 import contextlib
-import copy
 import itertools
-from collections.abc import Iterator
 from os.path import lexists
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from ..hydra_adapter import as_in_its_job
 from ..records import RECORD, Unreadable, content, read_summary
 
 
@@ -82,14 +80,3 @@ def resolved(config: DictConfig) -> str | None:
             return OmegaConf.to_yaml(job, resolve=True)
     except OmegaConfBaseException:
         return None
-
-
-@contextlib.contextmanager
-def as_in_its_job(config: DictConfig) -> Iterator[DictConfig]:
-    """A copy of a job's config, of which interpolations of Hydra's resolve as they will in the job."""
-    instance, before = HydraConfig.instance(), HydraConfig.instance().cfg
-    try:
-        instance.set_config(copy.deepcopy(config))
-        yield copy.deepcopy(config)
-    finally:
-        instance.cfg = before

@@ -2,22 +2,16 @@
 
 import importlib
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-from hydra import version
-from hydra._internal.callbacks import Callbacks
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from ..discovery import config_dirs, make_importable
 from ..help import is_one_line
+from ..hydra_adapter import JobReturn, JobStatus, error_of, run_composed
 from ..types import ConfigError, Diverged, TooManyFailures
-
-VERSION_BASE = "1.3"  # of Hydra's behaviour
 
 
 class JobFailed(RuntimeError):
@@ -41,18 +35,9 @@ def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
     """Runs a job in this process. An error of the run is in what is returned, and can be sent anywhere."""
     for folder in config_dirs(config):
         make_importable(Path(folder).parent)
-    version.setbase(VERSION_BASE)
-    setup_globals()
-    context = HydraContext(config_loader=cast(ConfigLoader, None), callbacks=Callbacks(config))  # it is composed
-    result = run_job(
-        task_function=task_function,
-        config=config,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-        hydra_context=context,
-    )
+    result = run_composed(task_function, config)
     if result.status == JobStatus.FAILED:
-        error = result._return_value
+        error = error_of(result)
         if is_one_line(error):
             result.return_value = InvalidJob(line(str(error)))
         else:
@@ -60,11 +45,6 @@ def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
                 traceback.print_exception(error)
             result.return_value = JobFailed(line(f"{type(error).__name__}: {error}"))
     return result
-
-
-def failure(overrides: Sequence[str], error: Exception) -> JobReturn:
-    """The return of a job that never ran, or never came back."""
-    return JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
 
 
 def line(text: str) -> str:

@@ -18,7 +18,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -26,12 +25,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ..help import explain
+from ..hydra_adapter import JobReturn, JobStatus, compose_job, error_of, failure, filter_overrides, set_up_multirun
 from ..interrupts import end_process
 from ..plugins import plain, valid
 from ..records import read_summary
 from ..types import ConfigError
 from .finished import Finished
-from .job import InvalidJob, Job, JobFailed, failure, library, line, perform
+from .job import InvalidJob, Job, JobFailed, library, line, perform
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,7 @@ class Jobs(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Returns one result a job, in the order of the jobs; `working_dir` is the folder of its run, if it has one."""
-        setup_globals()
-        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        set_up_multirun(self.config)
         finished = Finished(Path(self.config.hydra.sweep.dir).absolute())
         returns: dict[int, JobReturn] = {}
         jobs = []
@@ -78,7 +77,7 @@ class Jobs(Launcher):
         return [returns[index] for index in sorted(returns)]
 
     def _compose(self, overrides: list[str]) -> DictConfig:
-        config = self.context.config_loader.load_sweep_config(self.config, overrides)
+        config = compose_job(self.context, self.config, overrides)
         config.hydra.sweep.dir = str(Path(self.config.hydra.sweep.dir).absolute())
         return config
 
@@ -90,7 +89,7 @@ class Jobs(Launcher):
 def told(index: int, result: JobReturn) -> None:
     """Says that a job failed, as soon as it did."""
     if result.status == JobStatus.FAILED:
-        log.error("job %d failed: %s", index + 1, result._return_value)
+        log.error("job %d failed: %s", index + 1, error_of(result))
 
 
 class ProcessLauncher(Jobs):

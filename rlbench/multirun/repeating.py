@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from omegaconf import DictConfig, OmegaConf
 
 from ..comparing.table import show_tables
 from ..discovery import flags
+from ..hydra_adapter import JobReturn, JobStatus, error_of, filter_overrides
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +40,12 @@ def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
         failed = [result for result in returns if result.status == JobStatus.FAILED]
         said = [f"{len(failed)} of {len(returns)} jobs failed:"] if failed else []
         for result in failed:
-            said += [f"  {result._return_value}", f"    {repeats(filter_overrides(result.overrides or []), config)}"]
+            said += [f"  {error_of(result)}", f"    {repeats(filter_overrides(result.overrides or []), config)}"]
         if failed or not whole:
             said += ["what is missing here is done by", f"    {completes(config)}"]
             log.error("\n".join(said))
     if failed:
-        raise failed[0]._return_value
+        raise error_of(failed[0])
 
 
 def repeats(overrides: Sequence[str], config: DictConfig) -> str:

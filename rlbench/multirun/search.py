@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ..comparing.objective import measure
-from ..plugins import read
+from ..hydra_adapter import IntervalSweep, JobReturn, JobStatus, Override, RangeSweep, launcher_of
+from ..plugins import typed_section
 from ..records import Unreadable
 from ..types import ConfigError, Count
 from .job import library
@@ -57,11 +55,9 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.optuna = library("optuna", "hydra/sweeper")
-        self.settings: Settings = read(Settings, OmegaConf.create(self._settings), "hydra.sweeper")
+        self.settings: Settings = typed_section(Settings, OmegaConf.create(self._settings), "hydra.sweeper")
         self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.launcher = launcher_of(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Returns all trials.

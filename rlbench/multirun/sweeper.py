@@ -3,20 +3,28 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
+from ..hydra_adapter import Override, combinations, launcher_of, parse_overrides
 from .repeating import reported
 
-Plugins.instance()
-# Hydra executes the modules of its own plugins when it looks for them: a class imported earlier would be another.
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
 
+class GridSweeper(Sweeper):
+    """The combinations of Hydra's own sweeper, but a job that cannot be composed, or fails, does so alone.
 
-class PatientSweeper(BasicSweeper):
-    """Hydra's own sweeper, but a job that cannot be composed, or fails, does so alone."""
+    Args:
+      max_batch_size: jobs that the launcher gets at a time; None is all.
+      params: values as on the command line, which go first.
+    """
+
+    def __init__(self, *, max_batch_size: int | None, params: dict[str, str] | None = None):
+        self.max_batch_size, self.params = max_batch_size, params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = launcher_of(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Returns what became of every job.
@@ -26,7 +34,7 @@ class PatientSweeper(BasicSweeper):
         """
         assert self.config and self.launcher and self.hydra_context
         overrides = parse(self.hydra_context, self.params, arguments)
-        batches = self.split_arguments(overrides, self.max_batch_size)
+        batches = combinations(overrides, self.max_batch_size)
         with reported(self.config) as returns:
             for batch in batches:
                 returns += self.launcher.launch(batch, initial_job_idx=len(returns))
@@ -35,5 +43,4 @@ class PatientSweeper(BasicSweeper):
 
 def parse(context: HydraContext, params: Mapping[str, Any] | None, arguments: Sequence[str]) -> list[Override]:
     """The words of a sweep: those of its config, then those of the command line, the last of which holds."""
-    parser = OverridesParser.create(config_loader=context.config_loader)
-    return parser.parse_overrides([*(f"{key}={value}" for key, value in (params or {}).items()), *arguments])
+    return parse_overrides([*(f"{key}={value}" for key, value in (params or {}).items()), *arguments], context)

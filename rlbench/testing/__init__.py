@@ -1,8 +1,9 @@
 """The contract kit: what every plugin, ours or yours, has to hold.
 
 A check is called with what it checks: a Case (an algorithm on a small model and a small batch), or a task and what
-judges its replies. It raises PluginError, which says what was expected and what came, or NotApplicable. `rlbench-check`
-runs all checks of a plugin; tests call them one by one. docs/algorithm.md and docs/task.md say why they ask.
+judges its completions. It raises PluginError, which says what was expected and what came, or NotApplicable.
+`rlbench-check` runs all checks of a plugin; tests call them one by one. docs/algorithm.md and docs/task.md say why
+they ask.
 """
 
 from ..types import PluginError

@@ -89,7 +89,7 @@ def check_masking(case: Case) -> None:
 
 
 def check_absent_rows(case: Case) -> None:
-    """Rows that did not happen change nothing: without them, scores, loss and gradient are the same."""
+    """Masked rows change nothing: without them, scores, loss and gradient are the same."""
     half = len(case.rollouts.group) // 2
     present = (jnp.arange(len(case.rollouts.group)) < half)[:, None]
     rollouts = case.rollouts._replace(
@@ -99,20 +99,20 @@ def check_absent_rows(case: Case) -> None:
     fewer = jax.tree.map(lambda x: x[:half], case.rollouts)
     scores, fewer_scores = case.score(rollouts), case.score(fewer)
     kept = {name: x[:half] for name, x in scores.items()}
-    expect_close("score", "scores, the same without rows that did not happen", kept, fewer_scores, **TOLERANCE)
+    expect_close("score", "scores, the same without masked rows", kept, fewer_scores, **TOLERANCE)
     loss, gradient = case.learn(rollouts, scores)
     without = case.learn(fewer, fewer_scores)
-    expect_close("loss", "loss, the same without rows that did not happen", loss, without[0], **TOLERANCE)
-    expect_close("loss", "gradient, the same without rows that did not happen", gradient, without[1], **TOLERANCE)
+    expect_close("loss", "loss, the same without masked rows", loss, without[0], **TOLERANCE)
+    expect_close("loss", "gradient, the same without masked rows", gradient, without[1], **TOLERANCE)
 
 
-def check_nothing_happened(case: Case) -> None:
+def check_no_valid_row(case: Case) -> None:
     """A batch in which no row happened has weight 0 and a finite, zero gradient."""
     nothing = case.rollouts._replace(mask=jnp.zeros_like(case.rollouts.mask))
     loss, gradient = case.learn(nothing, case.score(nothing))
-    expect(loss.weight == 0, "loss", "weight 0 where nothing happened", f"{loss.weight:g}")
+    expect(loss.weight == 0, "loss", "weight 0 where no valid row", f"{loss.weight:g}")
     still = jax.tree.map(jnp.zeros_like, gradient)
-    expect_close("loss", "no gradient where nothing happened", gradient, still, rtol=0, atol=0)
+    expect_close("loss", "no gradient where no valid row", gradient, still, rtol=0, atol=0)
 
 
 def check_halves(case: Case) -> None:
@@ -141,7 +141,7 @@ def check_accounting(case: Case) -> None:
     expect(not both, "init", "other names in frozen than in trainable, for costs apart", ", ".join(both))
     expect(SHARED not in network_bytes(state), "init", f"no network called {SHARED!r}: costs of none are", SHARED)
     expect({"score", "update"} == set(account.temporaries), "loss", "memory of both programs", f"{account.temporaries}")
-    expect(not account.untold, "loss", "operations that can be counted", ", ".join(sorted(account.untold)))
+    expect(not account.uncounted, "loss", "operations that can be counted", ", ".join(sorted(account.uncounted)))
     counted = {name for (phase, name), operations in account.take().flops.items() if phase in COMPUTING and operations}
     missing = sorted(used_networks(case) - counted)
     expect(not missing, "loss", "operations of each network under its own name", f"none of {', '.join(missing)}")
@@ -167,8 +167,8 @@ FUNCTION_RULES: dict[str, Rule] = {
     "structure": Rule(check_structure, "loss"),
     "finite": Rule(check_finite, "loss"),
     "masking": Rule(check_masking, "loss"),
-    "absent rows": Rule(check_absent_rows, "loss"),
-    "nothing happened": Rule(check_nothing_happened, "loss"),
+    "masked rows": Rule(check_absent_rows, "loss"),
+    "no valid row": Rule(check_no_valid_row, "loss"),
     "halves": Rule(check_halves, "loss"),
     "zero advantage": Rule(check_zero_advantage, "loss"),
     "no recompilation": Rule(check_no_recompilation, "loss"),

@@ -14,7 +14,7 @@ import optax
 from ..accounting.account import Account
 from ..contract.algorithm import check_algorithm
 from ..devices import Devices
-from ..learning.learner import Learner, Spending
+from ..learning.learner import Learner, UpdateConfig
 from ..models.likelihood import token_logp
 from ..models.tokenizers import END
 from ..types import Algorithm, Array, LearnerState, Loss, Model, Params, Rollouts
@@ -69,7 +69,7 @@ class Case:
         try:
             check_algorithm(self.algorithm, self.model)
         except Exception as error:  # whatever a stranger's function may raise
-            raise NotApplicable("asked once structure holds") from error
+            raise NotApplicable("not run, since the check structure failed") from error
         return made(self.algorithm, self.model, self.seed)
 
     @property
@@ -112,13 +112,13 @@ class Case:
     def learned(self) -> Learned:
         """Trains on it: two steps, each of two updates on microbatches of two rows."""
         account, devices = Account(), Devices(jax.local_devices()[:1])
-        spending = Spending(epochs=1, minibatches=2, microbatch_tokens=2 * LENGTH)
-        learner = Learner(self.algorithm, optax.adam(1e-3), spending, devices, seed=0, donate=False, account=account)
+        config = UpdateConfig(epochs=1, minibatches=2, microbatch_tokens=2 * LENGTH)
+        learner = Learner(self.algorithm, optax.adam(1e-3), config, devices, seed=0, donate=False, account=account)
         states = [learner.init(jax.random.key(0), self.policy)]
         with hastily_compiled():
             for scale in (1.0, 2.0):
                 rollouts = self.rollouts._replace(reward=scale * self.rollouts.reward)
-                states.append(learner.step(states[-1], devices.spread(rollouts))[0])
+                states.append(learner.step(states[-1], devices.shard(rollouts))[0])
         return Learned(learner, account, states)
 
 
@@ -144,7 +144,7 @@ def hastily_compiled() -> Iterator[None]:
 
 
 def made(algorithm: Algorithm, model: Model, seed: int) -> Made:
-    """A small batch for an algorithm: ragged prompts, two turns, stale data, one row that did not happen.
+    """A small batch for an algorithm: ragged prompts, two turns, stale data, one masked row.
 
     What depends on the algorithm is compiled by itself: the rest is the same program for all that are checked.
     """

@@ -82,7 +82,7 @@ def not_relative(case: Case) -> str:
     advantage = case.score(unpaid)["advantage"]
     for other in (case.score(unpaid._replace(logp=unpaid.logp + drift)), case.started().score(unpaid)):
         if not np.array_equal(other["advantage"], advantage):
-            return "finite; the advantage depends on more than rewards, as where a divergence is taken off them"
+            return "finite; the advantage depends on more than rewards, as where a KL term is taken off them"
     return ""
 
 
@@ -93,7 +93,7 @@ def depends_on_groups(case: Case) -> bool:
 
 
 def check_keep(case: Case) -> None:
-    """It keeps the same, whatever stands in absent rows, in any order; whole groups where they matter."""
+    """It keeps the same, whatever stands in masked rows, in any order; whole groups where they matter."""
     if case.algorithm.keep is keep_all:
         raise NotApplicable("every rollout is kept")
     keep, rollouts = jax.jit(case.algorithm.keep), case.rollouts

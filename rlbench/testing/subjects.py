@@ -5,13 +5,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 
 from ..contract.task import check_bounds
 from ..discovery import find_plugins, split
 from ..help import CONFIG
+from ..hydra_adapter import VERSION_BASE, group_options
 from ..models.tokenizers import check_tokenizer
-from ..plugins import build, plain, read, target_of
+from ..plugins import build, plain, target_of, typed_section
 from ..types import Algorithm, Model, Task, Tokenizer
 from ..verifying.verifier import Verifier, Verifying
 from .case import Case, algorithm_case
@@ -38,12 +38,12 @@ def algorithm_of(*words: str) -> Case:
 
 @contextlib.contextmanager
 def task_of(*words: str) -> Iterator[tuple[Task, Verifier]]:
-    """The task that the words choose, and what judges its replies; arguments and errors as of `algorithm_of`."""
+    """The task that the words choose, and what judges its completions; arguments and errors as of `algorithm_of`."""
     config = composed(words)
     task = build(config["task"], "task", kind=Task)
     check_bounds(task)
     check_tokenizer(build(config["tokenizer"], "tokenizer", kind=Tokenizer), task.bounds.alphabet)
-    verifier = Verifier(read(Verifying, config["verifier"], "verifier"))
+    verifier = Verifier(typed_section(Verifying, config["verifier"], "verifier"))
     with contextlib.closing(verifier):
         yield task, verifier
 
@@ -51,12 +51,12 @@ def task_of(*words: str) -> Iterator[tuple[Task, Verifier]]:
 def options(group: str, words: Sequence[str] = ()) -> list[str]:
     """Every option of a config group, those of installed packages and of the words' folders among them."""
     find_plugins(words)
-    with initialize_config_module(CONFIG, version_base="1.3"):
-        return GlobalHydra.instance().config_loader().get_group_options(group)
+    with initialize_config_module(CONFIG, version_base=VERSION_BASE):
+        return group_options(group)
 
 
 def composed(words: Sequence[str]) -> dict[str, Any]:
     """The config of a command line, as dicts and lists."""
     find_plugins(words)
-    with initialize_config_module(CONFIG, version_base="1.3"):
+    with initialize_config_module(CONFIG, version_base=VERSION_BASE):
         return plain(compose("config", split(words)[1]))

@@ -1,4 +1,4 @@
-"""Checks of a task: each check takes the task and what judges its replies, and raises where it breaks."""
+"""Checks of a task: each check takes the task and what judges its completions, and raises where it breaks."""
 
 import pickle
 import re
@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from inspect import getdoc
 from typing import Any
 
-from ..types import PluginError, Problem, Status, Step, Task, Trial
+from ..types import PendingStep, PluginError, Problem, Status, Step, Task, is_full
 from ..verifying.verifier import Verifier
 from .outcome import Rule, expect
 
@@ -24,7 +24,7 @@ import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
 task, seeds, splits = pickle.load(sys.stdin.buffer)
 problems = [task.problem(seed, split) for split in splits for seed in seeds]
-sys.stdout.buffer.write(pickle.dumps([(one.prompt, task.gold(one.state), one.key) for one in problems]))
+sys.stdout.buffer.write(pickle.dumps([(one.prompt, task.solution(one.state), one.key) for one in problems]))
 """
 
 
@@ -33,26 +33,28 @@ def check_docstring(task: Task, verifier: Verifier) -> None:
     texts = [getdoc(type(task)) or "", getattr(sys.modules[type(task).__module__], "__doc__", None) or ""]
     expect(any(texts), "maker", "a docstring of the task or of its file", "none")
     said = JUDGED.search(" ".join(texts))
-    expect(said, "maker", "a docstring that says how a reply is judged", repr(max(texts, key=len).partition("\n")[0]))
+    expect(
+        said, "maker", "a docstring that says how a completion is judged", repr(max(texts, key=len).partition("\n")[0])
+    )
 
 
-def check_gold(task: Task, verifier: Verifier) -> None:
-    """Its own gold replies earn full reward, which is 1."""
+def check_solution(task: Task, verifier: Verifier) -> None:
+    """Its own reference solutions earn full reward, which is 1."""
     for split in SPLITS:
         for seed, step in judged(task, verifier, states_of(task, split)):
-            full = abs(step.reward - 1) < 1e-6 and step.status == Status.PASSED
-            expect(full, "gold", f"reward 1 and {Status.PASSED} for gold of {split} {seed}", described(step))
+            full = is_full(step.reward) and step.status == Status.PASSED
+            expect(full, "solution", f"reward 1 and {Status.PASSED} for solution of {split} {seed}", described(step))
 
 
 def check_garbage(task: Task, verifier: Verifier) -> None:
-    """Replies that answer nothing earn less than full reward, and break nothing."""
-    for reply in GARBAGE:
-        for seed, step in judged(task, verifier, states_of(task, "train"), reply):
-            expect(step.reward < 1, "step", f"less than reward 1 for {reply!r} to train {seed}", described(step))
+    """Completions that answer nothing earn less than full reward, and break nothing."""
+    for completion in GARBAGE:
+        for seed, step in judged(task, verifier, states_of(task, "train"), completion):
+            expect(step.reward < 1, "step", f"less than reward 1 for {completion!r} to train {seed}", described(step))
 
 
 def check_determinism(task: Task, verifier: Verifier) -> None:
-    """The same seed is the same problem, in another process too, and the same reply earns the same."""
+    """The same seed is the same problem, in another process too, and the same completion earns the same."""
     ours = asked(task)
     expect(asked(task) == ours, "problem", "the same problem for the same seed", "another at the second call")
     given = pickle.dumps(sys.path) + pickle.dumps((task, SAMPLE, SPLITS))
@@ -60,20 +62,20 @@ def check_determinism(task: Task, verifier: Verifier) -> None:
     expect(run.returncode == 0, "problem", "the same problems in another process", last_line(run.stderr))
     for here, there in zip(ours, pickle.loads(run.stdout), strict=True):
         expect(here == there, "problem", f"{here} in another process", f"{there}: does it hash a text or order a set?")
-    for reply in (None, "?"):
+    for completion in (None, "?"):
         states = states_of(task, "train")
-        first = dict(judged(task, verifier, states, reply))
+        first = dict(judged(task, verifier, states, completion))
         for when, others in (("again", states_of(task, "train")), ("when its state is played again", states)):
-            for seed, other in judged(task, verifier, others, reply):
+            for seed, other in judged(task, verifier, others, completion):
                 if one := first.get(seed):
                     same = (one.reward, one.status) == (other.reward, other.status)
                     expect(same, "step", f"{described(one)} {when} for train {seed}", described(other))
 
 
 def asked(task: Task) -> list[tuple[str, str, Hashable]]:
-    """Prompts, first gold replies and keys of the sample."""
+    """Prompts, first reference solutions and keys of the sample."""
     problems = [task.problem(seed, split) for split in SPLITS for seed in SAMPLE]
-    return [(problem.prompt, task.gold(problem.state), problem.key) for problem in problems]
+    return [(problem.prompt, task.solution(problem.state), problem.key) for problem in problems]
 
 
 def last_line(stderr: bytes) -> str:
@@ -81,11 +83,11 @@ def last_line(stderr: bytes) -> str:
 
 
 def check_picklable(task: Task, verifier: Verifier) -> None:
-    """The task and a problem's state survive pickling: gold replies to the copies earn full reward."""
+    """The task and a problem's state survive pickling: reference solutions to the copies earn full reward."""
     twin: Task = copied("maker", task)
     states = [copied("problem", task.problem(seed, "train")).state for seed in SAMPLE]
     for seed, step in judged(twin, verifier, states):
-        expect(step.status == Status.PASSED, "problem", f"gold of train {seed}, pickled, to pass", described(step))
+        expect(step.status == Status.PASSED, "problem", f"solution of train {seed}, pickled, to pass", described(step))
 
 
 def copied(about: str, value: Any) -> Any:
@@ -108,7 +110,7 @@ def check_splits(task: Task, verifier: Verifier) -> None:
 
 
 def check_bounds(task: Task, verifier: Verifier) -> None:
-    """Prompts, gold replies and observations stay within the lengths and the alphabet that the task declares."""
+    """Prompts, reference solutions and observations stay within the lengths and the alphabet that the task declares."""
     bounds = task.bounds
 
     def within(text: str, most: int, what: str) -> None:
@@ -122,15 +124,15 @@ def check_bounds(task: Task, verifier: Verifier) -> None:
             within(problem.prompt, bounds.prompt, "a prompt")
         states = [problem.state for problem in going]
         for turn in range(bounds.turns):
-            said = [(state, task.gold(state)) for state in states]
-            for _, reply in said:
-                within(reply, bounds.reply, "a gold reply")
+            said = [(state, task.solution(state)) for state in states]
+            for _, completion in said:
+                within(completion, bounds.completion, "a reference solution")
             steps, _ = verifier.judge(task, said)
-            questions = [(step.state, step.asks) for step in steps if step.asks is not None]
+            questions = [(step.state, step.next_observation) for step in steps if step.next_observation is not None]
             over = not questions or turn + 1 < bounds.turns
-            expect(over, "bounds", f"gold replies that end it in {bounds.turns} turns", "another question")
-            for _, asks in questions:
-                within(asks, bounds.observation, "an observation")
+            expect(over, "bounds", f"reference solutions that end it in {bounds.turns} turns", "another question")
+            for _, next_observation in questions:
+                within(next_observation, bounds.observation, "an observation")
             states = [state for state, _ in questions]
 
 
@@ -142,32 +144,34 @@ class Witness:
     """A task, and the first error that a step of its raised."""
 
     def __init__(self, task: Task):
-        self.bounds, self.problem, self.gold = task.bounds, task.problem, task.gold
+        self.bounds, self.problem, self.solution = task.bounds, task.problem, task.solution
         self.task = task
         self.error: Exception | None = None
 
-    def step(self, state: Any, reply: str) -> Step | Trial:
+    def step(self, state: Any, completion: str) -> Step | PendingStep:
         try:
-            return self.task.step(state, reply)
+            return self.task.step(state, completion)
         except Exception as error:
             self.error = self.error or error
             raise
 
 
-def judged(task: Task, verifier: Verifier, states: Sequence[Any], reply: str | None = None) -> list[tuple[int, Step]]:
-    """The last steps of conversations about the sample's problems, with their seeds, but for those that broke.
+def judged(
+    task: Task, verifier: Verifier, states: Sequence[Any], completion: str | None = None
+) -> list[tuple[int, Step]]:
+    """The last steps of episodes about the sample's problems, with their seeds, but for those that broke.
 
     Raises:
       Exception: what a step raised.
       PluginError: more of them broke than a run would put up with.
     """
     witness = Witness(task)
-    played = verifier.play(witness, states, reply)
+    played = verifier.play(witness, states, completion)
     if witness.error:
         raise witness.error
     broke = [step for step in played if step.status == Status.INFRASTRUCTURE]
     if len(broke) > (most := verifier.settings.max_failures) * len(played):
-        what = "gold replies" if reply is None else f"replies {reply!r}"
+        what = "reference solutions" if completion is None else f"completions {completion!r}"
         allowed = f"at most {most:g} (verifier.max_failures) of {len(played)} {what} that cannot be judged"
         raise PluginError("step", allowed, f"{len(broke)}, the first of them {described(broke[0])}")
     return [(seed, step) for seed, step in zip(SAMPLE, played, strict=True) if step.status != Status.INFRASTRUCTURE]
@@ -179,7 +183,7 @@ def described(step: Step) -> str:
 
 TASK_CHECKS: dict[str, Rule] = {
     "docstring": Rule(check_docstring, "maker"),
-    "gold": Rule(check_gold, "gold"),
+    "solution": Rule(check_solution, "solution"),
     "garbage": Rule(check_garbage, "step"),
     "determinism": Rule(check_determinism, "problem"),
     "picklable": Rule(check_picklable, "problem"),

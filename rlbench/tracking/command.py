@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ..command_line import parser_of
 from ..records import Unreadable, printable
 from .sending import IDENTITY, Identity, NotSent, send, send_page
 
@@ -39,15 +40,12 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n")
-    arguments = argparse.ArgumentParser(
-        "rlbench-wandb", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("folders", nargs="+", type=Path, help="of runs or sweeps")
-    arguments.add_argument("--project", help="by default that of an earlier sending, or rlbench")
-    arguments.add_argument("--entity", help="user or team; by default that of an earlier sending, or yours")
+    arguments = parser_of("rlbench-wandb", __doc__)
+    arguments.add_argument("folders", nargs="+", type=Path, help="folders of runs or sweeps")
+    arguments.add_argument("--project", help="by default that of an earlier call, or rlbench")
+    arguments.add_argument("--entity", help="user or team; by default that of an earlier call, or yours")
     arguments.add_argument("--offline", action="store_true", help="only write wandb's files into the run's folder")
-    arguments.add_argument("--page", type=Path, help="that compares the runs; becomes an artifact of their sweep")
+    arguments.add_argument("--page", type=Path, help="page that compares the runs; an artifact of their sweep")
     arguments.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # until standard input ends
     return arguments
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ..accounting.timeline import DeviceState
+from ..command_line import parser_of
 from ..types import Fate
 from .sending import EXPERIMENT
 from .sheets import SHEETS
 
-ACCURACY = "heldout/accuracy"
+ACCURACY = "eval/accuracy"
 AXES = {
     "rollouts": "rollouts",
     "flops": "floating-point operations executed",
@@ -48,16 +49,13 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n")
-    arguments = argparse.ArgumentParser(
-        "rlbench-dashboard", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = parser_of("rlbench-dashboard", __doc__)
     arguments.add_argument("--entity", required=True, help="user or team")
     arguments.add_argument("--project", required=True)
-    arguments.add_argument("--name", default="rlbench: costs and gains", help="of the workspace")
+    arguments.add_argument("--name", default="rlbench: costs and gains", help="name of the workspace")
     networks = ["policy", "critic", "reference"]
-    arguments.add_argument("--networks", nargs="+", default=networks, help="whose memory is shown (%(default)s)")
-    arguments.add_argument("--dry-run", type=Path, metavar="FILE", help="write the specification, as JSON")
+    arguments.add_argument("--networks", nargs="+", default=networks, help="to show the memory of (%(default)s)")
+    arguments.add_argument("--dry-run", type=Path, metavar="FILE", help="only write the specification, as JSON")
     return arguments
 
 
@@ -101,7 +99,7 @@ def workspace(entity: str, project: str, name: str, networks: list[str]) -> Any:
         ],
         "Rollouts": [
             bars([f"rollouts/fate/{fate}" for fate in Fate], "fates of rollouts", "rollouts"),
-            line("rollouts/fate/zero advantage", "rollouts", "rollouts that taught nothing", "rollouts"),
+            line("rollouts/fate/zero_advantage", "rollouts", "rollouts that taught nothing", "rollouts"),
             line("staleness_mean", "step", "staleness", "learner steps"),
         ],
         "Verification": [
@@ -110,7 +108,7 @@ def workspace(entity: str, project: str, name: str, networks: list[str]) -> Any:
             ),
             line("verification/cpu_seconds", "wall_seconds", "CPU time of verification", "seconds"),
         ],
-        "Transcripts": [table("transcripts")],
+        "Trajectories": [table("trajectories")],
         "Ledger": [table(f"ledger/{name}") for name in SHEETS],
     }
     return workspaces.Workspace(

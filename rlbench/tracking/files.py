@@ -1,4 +1,4 @@
-"""The local truth of a run: metrics.jsonl, a line a learner step as it happens, transcripts.jsonl, a line a reply
+"""The local truth of a run: metrics.jsonl, a line a learner step as it happens, trajectories.jsonl, a line a completion
 that an evaluation kept, summary.json and ledger.json.
 """
 
@@ -16,7 +16,7 @@ class Files:
     def __init__(self, folder: Path):
         self.folder = folder
         self._metrics = (folder / "metrics.jsonl").open("w", buffering=1)
-        self._transcripts = (folder / "transcripts.jsonl").open("w", buffering=1)
+        self._trajectories = (folder / "trajectories.jsonl").open("w", buffering=1)
 
     def begin(self, folder: Path) -> None:
         pass
@@ -24,16 +24,16 @@ class Files:
     def log(self, row: dict[str, Any]) -> None:
         self._metrics.write(strict_json(row) + "\n")
 
-    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    def trajectories(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
-            self._transcripts.write(strict_json({"step": step} | row) + "\n")
+            self._trajectories.write(strict_json({"step": step} | row) + "\n")
 
     def note(self, text: str) -> None:
         pass
 
     def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
         self._metrics.close()
-        self._transcripts.close()
+        self._trajectories.close()
         if ledger:
             self._put("ledger.json", ledger)
         if summary:

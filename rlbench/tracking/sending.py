@@ -1,6 +1,6 @@
 """Sends a run's folder to Weights & Biases. What wandb shows is a function of the folder, now or years later.
 
-Read are config.yaml, .hydra/, metrics.jsonl, transcripts.jsonl and, once the run has ended, summary.json and
+Read are config.yaml, .hydra/, metrics.jsonl, trajectories.jsonl and, once the run has ended, summary.json and
 ledger.json. wandb.json holds the identity of the run at wandb, so that sending again goes on behind the last step
 that arrived.
 """
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..accounting.ledger import SCHEMA
 from ..records import (
     MOST_METRICS,
     RECORD,
-    Step,
-    Transcript,
+    StepRecord,
+    TrajectoryRecord,
     lines_of,
     opened,
     read_config,
@@ -37,7 +38,7 @@ from ..records import (
 from .sheets import memory, numbers, sheets
 
 IDENTITY = "wandb.json"
-TRANSCRIPT = ("step", "problem", "likeliest", "prompt", "reply", "status", "detail", "reward")
+TRAJECTORY = ("step", "problem", "greedy", "prompt", "completion", "status", "detail", "reward")
 AXES = ("step", "rollouts", "flops", "wall_seconds", "verification/cpu_seconds")  # in every row
 EXIT_CODES = {"finished": 0, "interrupted": 130}  # of a run's statuses; all others are 1
 EXPERIMENT = "experiment"  # what a run is, among the others of a sweep
@@ -83,6 +84,8 @@ def send(folder: Path, who: Identity, offline: bool, ends_within: Callable[[floa
       NotSent: its cause is what wandb or the disk said, if another attempt may do better.
       Unreadable: a file of the run is damaged.
     """
+    if os.path.lexists(folder / "summary.json"):
+        read_summary(folder)  # before anything is sent
     with begun(about(folder, who), folder, offline) as run:
         last = send_rows(run, folder, ends_within or (lambda seconds: True))
         outcome = send_end(run, folder, last)
@@ -145,7 +148,10 @@ def begun(who: dict[str, Any], folder: Path, offline: bool) -> Iterator[Any]:
         )
         mode: Any = {"mode": "offline"} if offline else {"mode": "online", "resume": "allow"}
         try:
-            yield wandb.init(**who, **mode, dir=str(folder), settings=settings)
+            run = wandb.init(**who, **mode, dir=str(folder), settings=settings)
+            if not offline:
+                refuse_older(wandb.Api(), run)
+            yield run
         except UsageError as error:
             raise NotSent(one_line(error)) from None
         except (Error, OSError, TimeoutError, HandleAbandonedError, MailboxClosedError) as error:
@@ -153,6 +159,25 @@ def begun(who: dict[str, Any], folder: Path, offline: bool) -> Iterator[Any]:
         finally:
             with contextlib.suppress(Exception, SystemExit):  # its process may be dead; it exits as that one did
                 wandb.teardown()
+
+
+def refuse_older(api: Any, run: Any) -> None:
+    """Takes a run back that has begun in a project whose first run another version of rlbench sent.
+
+    Its metrics have other names: no panel would show both.
+
+    Args:
+      api: wandb's public one.
+
+    Raises:
+      NotSent: it was taken back.
+    """
+    project = f"{run.entity}/{run.project}"
+    first = next(iter(api.runs(project, order="+created_at", per_page=1)), None)
+    if first and "choices" in first.config and (schema := first.config.get("schema")) != SCHEMA:
+        run.finish()
+        api.run(f"{project}/{run.id}").delete()
+        raise NotSent(f"project {project} holds runs of another version of rlbench (schema {schema}, not {SCHEMA})")
 
 
 def one_line(error: Exception) -> str:
@@ -195,7 +220,7 @@ def about(folder: Path, who: Identity) -> dict[str, Any]:
         "name": " ".join(names),
         "tags": [tag[:LONGEST_TAG] for tag in (*names, *who.tags)],
         "job_type": EXPERIMENT,
-        "config": config | {"choices": choices},
+        "config": config | {"choices": choices, "schema": SCHEMA},
     }
 
 
@@ -211,27 +236,29 @@ def sweep_of(hydra: Any) -> str | None:
 
 
 def send_rows(run: Any, folder: Path, ends_within: Callable[[float], bool]) -> int:
-    """Sends the metrics of every step, with its transcripts. Returns the last step."""
+    """Sends the metrics of every step, with its trajectories. Returns the last step."""
     import wandb
 
     for axis in AXES:
         run.define_metric(axis)
-    rows, replies = Lines(folder / "metrics.jsonl"), Lines(folder / "transcripts.jsonl")
+    rows, completions = Lines(folder / "metrics.jsonl"), Lines(folder / "trajectories.jsonl")
     defined, step, over = set(AXES), -1, False
-    waiting: dict[int, list[dict[str, Any]]] = {}  # transcripts, which are written before their step's row
+    waiting: dict[int, list[dict[str, Any]]] = {}  # trajectories, which are written before their step's row
     while not over:
         over = ends_within(BREATH)
-        for row in rows.new(Step):
+        for row in rows.new(StepRecord):
             step = row["step"]
             for name in row.keys() - defined:
                 run.define_metric(name, step_metric="step")
             defined |= row.keys()
-            for reply in replies.new(Transcript):
-                waiting.setdefault(reply["step"], []).append(reply | {"reply": "\n".join(reply["replies"])})
+            for completion in completions.new(TrajectoryRecord):
+                waiting.setdefault(completion["step"], []).append(
+                    completion | {"completion": "\n".join(completion["completions"])}
+                )
             if step >= run.starting_step:  # the others arrived in an earlier attempt
                 if said := waiting.pop(step, None):
-                    cells = [[reply[name] for name in TRANSCRIPT] for reply in said]
-                    row["transcripts"] = wandb.Table(columns=list(TRANSCRIPT), data=cells)
+                    cells = [[completion[name] for name in TRAJECTORY] for completion in said]
+                    row["trajectories"] = wandb.Table(columns=list(TRAJECTORY), data=cells)
                 run.log(row, step=step)
     return step
 

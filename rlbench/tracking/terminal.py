@@ -28,7 +28,7 @@ class Terminal:
             disable=not self.console.is_terminal,
         )
         self.bar = self.progress.add_task("", total=None, news="")
-        self.heldout = ""
+        self.accuracy = ""
         self.noted = 0.0  # when a note was printed
 
     def begin(self, folder: Path) -> None:
@@ -36,19 +36,19 @@ class Terminal:
 
     def log(self, row: dict[str, Any]) -> None:
         self.progress.start()
-        if "heldout/accuracy" in row:
-            self.heldout = f"held-out {share(row['heldout/accuracy'])}"
-        news = self.heldout
+        if "eval/accuracy" in row:
+            self.accuracy = f"held-out {share(row['eval/accuracy'])}"
+        news = self.accuracy
         if "reward" in row:
             news = (
                 f"reward {share(row['reward'])}  accuracy {share(row['accuracy'])}  "
-                f"{row['rollouts_per_second']:,.0f} rollouts/s  {self.heldout}"
+                f"{row['rollouts_per_second']:,.0f} rollouts/s  {self.accuracy}"
             )
         self.progress.update(self.bar, description=row["algo"], completed=row["step"], total=row["steps"], news=news)
-        if not self.console.is_terminal and "heldout/accuracy" in row:
+        if not self.console.is_terminal and "eval/accuracy" in row:
             self.console.print(f"{row['algo']} {row['step']}/{row['steps']}  {news}", soft_wrap=True)
 
-    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    def trajectories(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -73,7 +73,8 @@ class Terminal:
 def time_to_target(reached: dict[str, Any]) -> str:
     """A line on when held-out accuracy reached the target."""
     parts = f"compilation {reached['compilation_seconds']:.1f}, warm start {reached['warm_start_seconds']:.1f}"
-    return f"{reached['accuracy']:.2f} after {reached['seconds']:.1f} s, of which {parts} (evaluation aside)"
+    took = f"{reached['seconds']:.1f} s, of which {parts} (evaluation aside)"
+    return f"held-out accuracy {reached['accuracy']:.2f} after {took}"
 
 
 def share(value: float | None) -> str:

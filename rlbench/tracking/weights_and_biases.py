@@ -83,7 +83,7 @@ class WeightsAndBiases:
         if self.sender and self.sender.poll() is not None:
             self._gone()
 
-    def transcripts(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+    def trajectories(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
         pass
 
     def note(self, text: str) -> None:

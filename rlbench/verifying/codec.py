@@ -168,7 +168,7 @@ DECODER = json.JSONDecoder(parse_int=small, parse_float=refuse, parse_constant=r
 COLONS = 1000  # in a line: many keys may be chosen to collide, where the seed of hashes is known
 
 
-def read(line: bytes) -> dict[str, Any]:
+def parse_line(line: bytes) -> dict[str, Any]:
     """A line of JSON that nobody vouches for, as an object; an empty one where it is none.
 
     It takes time in proportion to its length, whatever it holds.

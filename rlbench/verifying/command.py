@@ -19,6 +19,7 @@ from queue import Queue
 from threading import Thread
 from typing import Any, BinaryIO
 
+from ..command_line import parser_of
 from ..types import Call, Check, ConfigError, Program, Status, Verdict
 from .codec import BITS
 from .pool import Pool
@@ -63,16 +64,13 @@ def judged(options: argparse.Namespace) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    first, _, rest = (__doc__ or "").partition("\n")
-    arguments = argparse.ArgumentParser(
-        "rlbench-verify", description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    arguments.add_argument("file", nargs="?", default="-", help="of JSON lines; - is standard input, the default")
+    arguments = parser_of("rlbench-verify", __doc__)
+    arguments.add_argument("file", nargs="?", default="-", help="JSON lines; - is standard input, the default")
     arguments.add_argument("--backend", choices=BACKENDS, default="auto")
-    arguments.add_argument("--workers", type=positive, help="processes that verify; by default one a core")
-    arguments.add_argument("--cpu-seconds", type=seconds, default=2.0, help="of each program (2)")
-    arguments.add_argument("--wall-seconds", type=seconds, default=10.0, help="of each program (10)")
-    arguments.add_argument("--memory-mb", type=positive, default=256, help="of each program (256)")
+    arguments.add_argument("--workers", type=positive, help="processes that run programs; by default one a core")
+    arguments.add_argument("--cpu-seconds", type=seconds, default=2.0, help="limit on CPU time of each program (2)")
+    arguments.add_argument("--wall-seconds", type=seconds, default=10.0, help="limit on wall time of each program (10)")
+    arguments.add_argument("--memory-mb", type=positive, default=256, help="memory limit of each program (256)")
     return arguments
 
 

@@ -138,7 +138,7 @@ LAST_CAPABILITY = 63
 MARK = 0x7E577E57  # stands for the process in a filter until there is one
 
 
-class Chains:
+class Restrictions:
     """Restrictions, made ready once before the fork; a child puts them on. There is no way back.
 
     Raises:

@@ -1,8 +1,8 @@
 """The process that runs programs in Monty, a subset of Python interpreted in Rust (package `pydantic-monty`).
 
 For kernels that cannot hold a program. Started by its path, with `python -I`, never imported; speaks the
-zygote's frames. A program is text to it and to the child that it forks for each: only the interpreter, a process of
-its own and fresh for each program, runs it. It is given no function of ours, no file and no environment.
+fork server's frames. A program is text to it and to the child that it forks for each: only the interpreter, a
+process of its own and fresh for each program, runs it. It is given no function of ours, no file and no environment.
 Whatever a program kills, its interpreter or the child that reads its answers, is its own.
 """
 
@@ -27,11 +27,11 @@ from typing import Any, NoReturn
 import psutil
 import pydantic_monty
 
-specification = importlib.util.spec_from_file_location("zygote", Path(__file__).with_name("zygote.py"))
+specification = importlib.util.spec_from_file_location("fork_server", Path(__file__).with_name("fork_server.py"))
 assert specification and specification.loader
-zygote = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(zygote)
-codec, say = zygote.codec, zygote.say
+fork_server = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(fork_server)
+codec, say = fork_server.codec, fork_server.say
 
 UNSUPPORTED, KILLED = "unsupported", "killed"
 STOPS = {3: "cpu", 4: "wall", 5: "starved", 6: UNSUPPORTED, 7: KILLED}  # what a child's exit says
@@ -128,7 +128,7 @@ def limit(memory_bytes: int) -> None:
 
 def watch(interpreter: int, limits: dict, waiting: int) -> None:
     """Ends both when their time is over, or nobody waits for them any more, whatever they are doing."""
-    deadlines, process = zygote.Deadlines(limits), None
+    deadlines, process = fork_server.Deadlines(limits), None
     with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
         while True:
             time.sleep(0.01)
@@ -206,26 +206,28 @@ def run(limits: dict, requests: int, responses: int, pool: pydantic_monty.Monty)
     began, own = time.monotonic(), time.process_time()
     last = limits["patience_seconds"] + GRACE
     late = {"cpu_seconds": limits["cpu_seconds"] + GRACE, "wall_seconds": last, "patience_seconds": last}
-    request = zygote.read_frame(requests) or b""
+    request = fork_server.read_frame(requests) or b""
     reading, writing = os.pipe()
     waiting, pid = os.getpid(), os.fork()
     if pid == 0:
         child(limits, request, writing, pool, waiting)
     os.close(writing)
-    deadlines = zygote.Deadlines(late)
+    deadlines = fork_server.Deadlines(late)
 
     def over() -> str | None:
         """A child that a program holds up is the program's doing."""
-        return deadlines.over([zygote.cpu_seconds_of(pid)], []) and "wall"
+        return deadlines.over([fork_server.cpu_seconds_of(pid)], []) and "wall"
 
-    stopped = zygote.follow(reading, requests, responses, over, pass_on)
+    stopped = fork_server.follow(reading, requests, responses, over, pass_on)
     os.close(reading)
-    process = zygote.reap(pid, limits, patient=not stopped)  # its time is with the interpreter's, for which it waited
+    process = fork_server.reap(
+        pid, limits, patient=not stopped
+    )  # its time is with the interpreter's, for which it waited
     if process["exit"] < 0:
         end_interpreters()  # nobody else stops them any more
     stopped = stopped or STOPS.get(process["exit"])
     process["outside"] |= stopped == KILLED
-    zygote.report(responses, began, time.process_time() - own, stopped=stopped, program=process, judge=None)
+    fork_server.report(responses, began, time.process_time() - own, stopped=stopped, program=process, judge=None)
 
 
 def end_interpreters() -> None:
@@ -240,7 +242,7 @@ def pass_on(pipe: int, responses: int) -> int:
     """Passes on some of what a child says, as a frame."""
     part = os.read(pipe, 1 << 16)
     if part:
-        zygote.write_frames(responses, part)
+        fork_server.write_frames(responses, part)
     return len(part)
 
 
@@ -259,7 +261,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     greeting = {"monty": pydantic_monty.__version__}
-    zygote.serve(requests, responses, greeting, functools.partial(run, pool=pool))
+    fork_server.serve(requests, responses, greeting, functools.partial(run, pool=pool))
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from ..types import Check, Count, Positive, Program, Status, Verdict
-from .codec import Unencodable, canonical, encode, read, same
+from .codec import Unencodable, canonical, encode, parse_line, same
 
-ZYGOTE = Path(__file__).with_name("zygote.py")
+FORK_SERVER = Path(__file__).with_name("fork_server.py")
 MONTY = Path(__file__).with_name("monty.py")
 GRACE = 5.0  # seconds beyond a program's own that a worker may take to answer
 
@@ -82,7 +82,7 @@ class InfrastructureError(Exception):
 
 
 class Worker:
-    """A process that runs programs, a zygote or Monty's, started at first use and again after it died.
+    """A process that runs programs, a fork server or Monty's, started at first use and again after it died.
 
     In a wrapper it may end with the thread that used it first. One thread at a time may use it; any may end it.
     """
@@ -174,7 +174,7 @@ class Worker:
 
     def _start(self) -> None:
         # Not a copy of this process, which has threads: a fresh interpreter that knows only its own folder.
-        path = MONTY if self.sandbox.backend == "monty" else ZYGOTE
+        path = MONTY if self.sandbox.backend == "monty" else FORK_SERVER
         with self._lock:
             if self._ended:
                 raise EOFError("the worker was ended")
@@ -252,9 +252,9 @@ class Patience:
 def undisturbed(outcome: dict[str, Any], limits: Limits) -> None:
     """Raises InfrastructureError where a verdict would not be the program's doing.
 
-    A program in its chains can't send itself SIGKILL, nor its check, and can't look as if others kept it from running.
-    It may well make the kernel short of memory, whose killer takes who holds most: killed twice while it held more than
-    half of what it may, it is out of memory, and wrong if that was its check.
+    A program in its restrictions can't send itself SIGKILL, nor its check, and can't look as if others kept it from
+    running. It may well make the kernel short of memory, whose killer takes who holds most: killed twice while it held
+    more than half of what it may, it is out of memory, and wrong if that was its check.
     """
     if outcome["stopped"] == "starved":
         raise InfrastructureError("it had no processor to run on")
@@ -285,7 +285,7 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
         return Status.TIMEOUT, f"{outcome['stopped']} time"
     if outcome["program"]["exit"] < 0:
         return killed(outcome["program"], limits)
-    lines = [read(line) for line in rest.split(b"\n", len(expected) + 2)]  # more are none of its business
+    lines = [parse_line(line) for line in rest.split(b"\n", len(expected) + 2)]  # more are none of its business
     for line in lines:
         if "memory" in line:
             return Status.MEMORY, f"more than {limits.memory_bytes:,} bytes"
@@ -310,7 +310,7 @@ def set_up(first: bytes, outcome: dict[str, Any], limits: Limits) -> None:
     """Raises InfrastructureError unless a first line says that the sandbox held, and nothing disturbed it since."""
     undisturbed(outcome, limits)
     if first != READY:
-        reason = read(first).get("broken", f"{outcome['stopped']}, exit {outcome['program']['exit']}")
+        reason = parse_line(first).get("broken", f"{outcome['stopped']}, exit {outcome['program']['exit']}")
         raise InfrastructureError(f"the sandbox could not be set up: {readable(reason)}")
 
 
@@ -325,10 +325,10 @@ def judge_check(outcome: dict[str, Any], said: bytes, limits: Limits) -> tuple[S
     """
     first, *lines = said.splitlines() or [b""]
     set_up(first, outcome, limits)
-    if lines and "broken" in (line := read(lines[0])):
+    if lines and "broken" in (line := parse_line(lines[0])):
         raise InfrastructureError(f"the sandbox could not be set up: {readable(line['broken'])}")
-    begun = bool(lines) and read(lines[0]) == {"begun": True}
-    last = read(lines[-1]) if lines else {}
+    begun = bool(lines) and parse_line(lines[0]) == {"begun": True}
+    last = parse_line(lines[-1]) if lines else {}
     if not begun or last.get("status") == Status.INFRASTRUCTURE:
         why = last.get("detail") or f"the check did not begin ({outcome['stopped'] or 'it ended'})"
         return Status.INFRASTRUCTURE, f"its tests cannot be told: {readable(why)}"

@@ -75,7 +75,7 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {why}".rstrip(": ")
 
 
-class Worker:
+class StepThread:
     """A thread that makes calls, batch by batch."""
 
     numbers = itertools.count()
@@ -117,8 +117,8 @@ class Steps:
 
     def __init__(self, seconds: float):
         self.seconds = seconds
-        self._idle: list[Worker] = []
-        self._stuck: list[Worker] = []
+        self._idle: list[StepThread] = []
+        self._stuck: list[StepThread] = []
         self._lock = threading.Lock()
 
     def make(
@@ -139,7 +139,7 @@ class Steps:
         with WATCHDOG.over(self.seconds):
             while len(results) < len(calls):
                 with self._lock:
-                    worker = self._idle.pop() if self._idle else Worker()
+                    worker = self._idle.pop() if self._idle else StepThread()
                 batch = Calls(calls[len(results) :], about[len(results) :])
                 worker.inbox.put(batch)
                 try:
@@ -178,7 +178,7 @@ class Steps:
                 return True
         return False
 
-    def _leave(self, worker: Worker) -> None:
+    def _leave(self, worker: StepThread) -> None:
         """Lets a thread go, which ends once its call does."""
         worker.inbox.put(None)
         LEFT.append(worker.thread)

@@ -1,4 +1,4 @@
-"""Judges replies: asks the task, and runs what has to be run."""
+"""Judges completions: asks the task, and runs what has to be run."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
-from ..contract.task import answers_of, gold_of, problem_of, steps_of
+from ..contract.task import answers_of, problem_of, solution_of, steps_of
 from ..interrupts import Stopped
 from ..types import (
     MOST,
@@ -19,12 +19,13 @@ from ..types import (
     Count,
     Fraction,
     NonNegative,
+    PendingStep,
     Positive,
     Status,
     Step,
     Task,
     TooManyFailures,
-    Trial,
+    is_full,
 )
 from .pool import Pool
 from .probe import Backend, choose
@@ -50,19 +51,19 @@ class Verifying(NamedTuple):
     delay_seconds: NonNegative  # of a turn of training
 
 
-def payable(task: Task, reply: str, step: Step) -> Step:
-    """The step, if its reward is a number that can be learned from; else a failure of the task, not of the reply.
+def payable(task: Task, completion: str, step: Step) -> Step:
+    """The step, if its reward is a number that can be learned from; else a failure of the task, not of the completion.
 
     No reward is NaN or infinite, or beyond MOST, where float32 would make it so.
     """
     if math.isfinite(step.reward) and abs(step.reward) <= MOST:
         return step
-    detail = f"{type(task).__name__} paid {step.reward:g} for {reply!r}"
+    detail = f"{type(task).__name__} paid {step.reward:g} for {completion!r}"
     return step._replace(reward=0.0, status=Status.INFRASTRUCTURE, detail=detail)
 
 
 class Verifier:
-    """Judges the replies of a run. The sandbox is chosen and started at the first program, once for all.
+    """Judges the completions of a run. The sandbox is chosen and started at the first program, once for all.
 
     A step of the task that raises, or takes too long, broke: its status is INFRASTRUCTURE, the reason in its detail.
     """
@@ -85,11 +86,11 @@ class Verifier:
         prompts: Sequence[str] = (),
         stop: threading.Event | None = None,
     ) -> tuple[list[Step], Verification]:
-        """The task's answers to replies, each with the state it was given in, and what they took.
+        """The task's answers to completions, each with the state it was given in, and what they took.
 
         Args:
-          delay: seconds that all answers are late, once for all: nobody's reply waits for another's.
-          prompts: of the replies, for messages.
+          delay: seconds that all answers are late, once for all: nobody's completion waits for another's.
+          prompts: of the completions, for messages.
           stop: ends it early, once it is set.
 
         Raises:
@@ -98,22 +99,22 @@ class Verifier:
         """
         wall, cpu = time.perf_counter(), time.thread_time()
         try:
-            about = [described(reply, prompt) for (_, reply), prompt in zip(said, prompts or repeat(""))]
+            about = [described(completion, prompt) for (_, completion), prompt in zip(said, prompts or repeat(""))]
             answers, of_steps = self._steps.make([partial(answer, task, *one) for one in said], about, stop)
             answers_of(task, [one for one in answers if not isinstance(one, Fault)])
-            trials = [one for one in answers if isinstance(one, Trial)]
-            verdicts = self._started().verify([trial.program for trial in trials]) if trials else []
-            calls = [partial(trial.settle, verdict) for trial, verdict in zip(trials, verdicts, strict=True)]
-            tried = [text for text, one in zip(about, answers, strict=True) if isinstance(one, Trial)]
-            ends, of_ends = self._steps.make(calls, tried, stop) if calls else ([], 0.0)
+            pending = [one for one in answers if isinstance(one, PendingStep)]
+            verdicts = self._started().verify([step.program for step in pending]) if pending else []
+            calls = [partial(step.settle, verdict) for step, verdict in zip(pending, verdicts, strict=True)]
+            asked = [text for text, one in zip(about, answers, strict=True) if isinstance(one, PendingStep)]
+            ends, of_ends = self._steps.make(calls, asked, stop) if calls else ([], 0.0)
         except TooManyStuck as stuck:
             raise TooManyFailures(f"steps of {type(task).__name__} do not return: {stuck}") from None
         settling = iter(ends)
-        outcomes = [next(settling) if isinstance(one, Trial) else one for one in answers]
+        outcomes = [next(settling) if isinstance(one, PendingStep) else one for one in answers]
         steps_of(task, [outcome for outcome in outcomes if not isinstance(outcome, Fault)])
         steps = [
-            broken(outcome, state) if isinstance(outcome, Fault) else payable(task, reply, outcome)
-            for outcome, (state, reply) in zip(outcomes, said, strict=True)
+            broken(outcome, state) if isinstance(outcome, Fault) else payable(task, completion, outcome)
+            for outcome, (state, completion) in zip(outcomes, said, strict=True)
         ]
         if said and delay and (stop or threading.Event()).wait(delay):
             raise Stopped
@@ -130,12 +131,15 @@ class Verifier:
             timeouts=sum(step.status == Status.TIMEOUT for step in steps),
         )
 
-    def play(self, task: Task, states: Sequence[Any], reply: str | None = None) -> list[Step]:
-        """Plays conversations with the same reply at every turn, or gold ones: last steps, with all of the reward."""
+    def play(self, task: Task, states: Sequence[Any], completion: str | None = None) -> list[Step]:
+        """Plays episodes with one completion a turn, or the solutions: last steps, with all of the reward."""
         played = [Step(state, "", 0.0, Status.OPEN) for state in states]
         for _ in range(task.bounds.turns):
-            going = [i for i, step in enumerate(played) if step.asks is not None]
-            said = [(s, gold_of(task, own(s)) if reply is None else reply) for s in (played[i].state for i in going)]
+            going = [i for i, step in enumerate(played) if step.next_observation is not None]
+            said = [
+                (s, solution_of(task, own(s)) if completion is None else completion)
+                for s in (played[i].state for i in going)
+            ]
             for i, step in zip(going, self.judge(task, said)[0], strict=True):
                 played[i] = step._replace(reward=played[i].reward + step.reward)
         return played
@@ -158,7 +162,7 @@ class Verifier:
             raise TooManyFailures(f"verifier.max_failures={most:g}: {what}; the last: {broke[-1].detail}")
 
     def rehearse(self, task: Task) -> None:
-        """Plays gold replies to problems of both splits, before anything is spent on a task that does not pay them.
+        """Plays reference solutions of both splits, before anything is spent on a task that does not pay them.
 
         Raises:
           ConfigError: they do not earn full reward, more than settings.max_failures of them can't be judged, or the
@@ -169,12 +173,12 @@ class Verifier:
         for problem, step in zip(problems, self.play(task, [problem.state for problem in problems]), strict=True):
             if step.status == Status.INFRASTRUCTURE:
                 broke.append(f"that to {problem.prompt[-SHOWN:]!r}: {step.detail}")
-            elif abs(step.reward - 1) > 1e-6:
+            elif not is_full(step.reward):
                 why = ", ".join(filter(None, (step.status, step.detail)))
-                what = f"its own gold reply to {problem.prompt[-SHOWN:]!r} earned {step.reward:g} ({why})"
+                what = f"its own reference solution to {problem.prompt[-SHOWN:]!r} earned {step.reward:g} ({why})"
                 raise ConfigError("task", type(task).__name__, what)
         if broke:
-            what = f"{len(broke)} of {len(problems)} of its own gold replies could not be judged"
+            what = f"{len(broke)} of {len(problems)} of its own reference solutions could not be judged"
             if len(broke) > (most := self.settings.max_failures) * len(problems):
                 what += f", more than verifier.max_failures={most:g}"
                 raise ConfigError("task", type(task).__name__, f"{what}; the first is {broke[0]}")
@@ -201,17 +205,17 @@ class Verifier:
             return self._pool
 
 
-def answer(task: Task, state: Any, reply: str) -> Any:
+def answer(task: Task, state: Any, completion: str) -> Any:
     """The task's answer, given a state of its own, which it may change."""
-    return task.step(own(state), reply)
+    return task.step(own(state), completion)
 
 
-def described(reply: str, prompt: str) -> str:
+def described(completion: str, prompt: str) -> str:
     """A completion, and the problem that it is of, for messages."""
-    completion = f"completion {reply[:SHOWN]!r}"
+    completion = f"completion {completion[:SHOWN]!r}"
     return f"problem {prompt[-SHOWN:]!r}, {completion}" if prompt else completion
 
 
 def broken(fault: Fault, state: Any) -> Step:
-    """The end of a conversation whose step broke."""
+    """The end of an episode whose step broke."""
     return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail=f"{fault.reason} ({fault.about})")

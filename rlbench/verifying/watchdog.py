@@ -125,15 +125,15 @@ def watch(pipe: int, host: int, memory: mmap.mmap) -> None:
     limits: list[float] = []  # of the blocks that it is in
     hurried, silent, last = False, 0.0, time.monotonic()
     while True:
-        heard = bool(select.select([pipe], [], [], TICK)[0])
-        if heard:
+        alive = bool(select.select([pipe], [], [], TICK)[0])
+        if alive:
             data = os.read(pipe, 1 << 16)
             if not data:
                 return
-            hurried, heard = read(data, limits, hurried)
+            hurried, alive = parse(data, limits, hurried)
         now = time.monotonic()
         # Of a time in which this process was stopped, too, one tick counts.
-        silent = 0.0 if heard or not limits or stopped(host) else silent + min(now - last, 2 * TICK)
+        silent = 0.0 if alive or not limits or stopped(host) else silent + min(now - last, 2 * TICK)
         last = now
         if limits and silent > (HURRY if hurried else max(limits) + SLACK):
             why = "Ctrl-C came" if hurried else f"verifier.step_seconds={max(limits):g}"
@@ -154,7 +154,7 @@ def about(memory: mmap.mmap) -> str:
     return " or ".join(found)
 
 
-def read(data: bytes, limits: list[float], hurried: bool) -> tuple[bool, bool]:
+def parse(data: bytes, limits: list[float], hurried: bool) -> tuple[bool, bool]:
     """Enters messages. Returns whether Ctrl-C came in a block that is open, and whether one is a sign of life."""
     place, alive = 0, False
     while place < len(data):

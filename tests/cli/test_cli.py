@@ -15,6 +15,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
+from rlbench.accounting.ledger import SCHEMA
 from rlbench.help import leaves
 from rlbench.warm_start import Cost
 from tests import forked
@@ -65,7 +66,7 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     summary = json.loads((folder / "summary.json").read_text())
     assert {"algo": algo, "task": "arithmetic", "seed": 3, "status": "finished"}.items() <= summary.items()
     assert (summary["learner_steps"], summary["rollouts"]) == (3, 48)
-    # A prompt of one digit, a sign, one digit and "=" is 4 tokens; a reply has 1 to 3.
+    # A prompt of one digit, a sign, one digit and "=" is 4 tokens; a completion has 1 to 3.
     assert 48 * 5 <= summary["tokens"] <= 48 * 7
     assert 0 <= summary["accuracy_before"] <= 1 and 0 <= summary["accuracy_after"] <= 1
     assert summary["wall_seconds"] > 0
@@ -73,15 +74,16 @@ def test_a_run_leaves_its_config_its_metrics_and_its_summary(rlbench, tmp_path, 
     assert set(summary["warm_start"]) == set(Cost._fields)
     log = rows(folder)
     assert [row["step"] for row in log] == [0, 1, 2, 3]
-    assert [("heldout/accuracy" in row) for row in log] == [True, False, True, True]
+    assert [("eval/accuracy" in row) for row in log] == [True, False, True, True]
     assert {"reward", "accuracy", "rollouts_per_second", "loss", "staleness_max"} <= log[-1].keys()
-    assert "heldout/pass@2" in log[-1]
+    assert "eval/pass@2" in log[-1]
+    assert [key for row in log for key in row if not re.fullmatch(r"[a-z0-9_/@]+", key)] == [], "snake_case"
     assert "accuracy" in done.stdout and algo in done.stdout, "the table"
     ledger = json.loads((folder / "ledger.json").read_text())
-    assert ledger["schema"] == 2 and ledger["compute"]["executed"]["total"] == summary["flops"] == log[-1]["flops"]
+    assert ledger["schema"] == SCHEMA and ledger["compute"]["executed"]["total"] == summary["flops"] == log[-1]["flops"]
     for title in ("compute, FLOPs executed", "memory, bytes a device", "rollouts of ", "what it cost"):
         assert title in done.stdout
-    assert log[-1]["rollouts/fate/trained"] + log[-1]["rollouts/fate/zero advantage"] == 48
+    assert log[-1]["rollouts/fate/trained"] + log[-1]["rollouts/fate/zero_advantage"] == 48
     assert [row["flops"] for row in log] == sorted(row["flops"] for row in log), "totals, which only grow"
 
 
@@ -144,7 +146,7 @@ def test_a_crash_of_one_job_leaves_the_others(rlbench, tmp_path):
         "    def __init__(self, *, when): self.when = when\n"
         "    def begin(self, folder): pass\n"
         "    def log(self, row): os.abort() if self.when else None\n"
-        "    def transcripts(self, step, rows): pass\n"
+        "    def trajectories(self, step, rows): pass\n"
         "    def note(self, text): pass\n"
         "    def finish(self, summary, ledger): pass\n"
     )
@@ -188,7 +190,10 @@ def test_async_grpo_brings_its_runner(rlbench):
         (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
         (["batch.rollouts=10"], "batch.rollouts=10: has to be a multiple of 8, for algo.group_size = 8"),
         (["batch.minibatches=3"], "batch.rollouts=512: has to be a multiple of 3, for batch.minibatches"),
-        (["batch.reply_tokens=3"], "batch.reply_tokens=3: at least 4, for the longest answer and its end"),
+        (
+            ["batch.max_completion_tokens=3"],
+            "batch.max_completion_tokens=3: at least 4, for the longest answer and its end",
+        ),
         (["tokenizer.alphabet=abc"], "tokenizer.alphabet='abc': has to hold '+'"),
         (["evaluation.pass_at=[9]"], "evaluation.pass_at=9: at most evaluation.samples = 4"),
         (["task.operations=[divide]"], "task.operations.0=divide: input should be 'add'"),
@@ -232,9 +237,9 @@ from rlbench.tasks.arithmetic import Arithmetic
 class Frail(Arithmetic):
     """Reward 1 for the sum."""
 
-    def step(self, state, reply):
-        answer = super().step(state, reply)
-        return answer if answer.reward else {}[reply]
+    def step(self, state, completion):
+        answer = super().step(state, completion)
+        return answer if answer.reward else {}[completion]
 '''
 
 

@@ -7,7 +7,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from rlbench.comparing.groups import commands, questions
+from rlbench.comparing.groups import commands, comparisons
 from rlbench.comparing.runs import load
 from tests import forked
 from tests.cli.test_cli import SMALL, command, folders, settings
@@ -15,25 +15,29 @@ from tests.core.test_discovery import write
 
 ALGORITHM = """
 from rlbench.algos.grpo import grpo
-from rlbench.learning.objectives import Clip, MeanOver
+from rlbench.learning.objectives import Clip, LossAggregation
 
-def mine(model, *, group_size: int, clip: Clip, kl_coef: float, epsilon: float, mean_over: MeanOver, twice: float):
-    return grpo(model, group_size=group_size, clip=clip, kl_coef=2 * twice, epsilon=epsilon, mean_over=mean_over)
+def mine(
+    model, *, group_size: int, clip: Clip, kl_coef: float, advantage_eps: float, loss_aggregation: LossAggregation,
+    twice: float,
+):
+    same = {"group_size": group_size, "clip": clip, "advantage_eps": advantage_eps}
+    return grpo(model, kl_coef=2 * twice, loss_aggregation=loss_aggregation, **same)
 """
 TASK = """
 from rlbench.types import Bounds, Problem, Status, Step
 
 class Same:
-    bounds = Bounds(alphabet=frozenset("abcdefghij"), prompt=1, reply=1)
+    bounds = Bounds(alphabet=frozenset("abcdefghij"), prompt=1, completion=1)
 
     def problem(self, seed, split):
         letter = "abcdefghij"[2 * (seed % 5) + (split == "heldout")]
         return Problem(letter, letter)
 
-    def step(self, state, reply):
-        return Step(state, None, float(reply == state), Status.PASSED if reply == state else Status.WRONG)
+    def step(self, state, completion):
+        return Step(state, None, float(completion == state), Status.PASSED if completion == state else Status.WRONG)
 
-    def gold(self, state):
+    def solution(self, state):
         return state
 """
 FOLDER = {
@@ -98,8 +102,8 @@ def test_what_a_sweep_prints_runs_its_plugins_again_from_elsewhere(cache, tmp_pa
     (work / "here/0/summary.json").unlink()
     assert again(printed[1]).returncode == 2
     assert statuses(work) == {"0": "finished"}
-    ((question,), _) = questions(load([work / "here"])[0])
-    (line,) = commands(question.groups[0])
+    ((comparison,), _) = comparisons(load([work / "here"])[0])
+    (line,) = commands(comparison.groups[0])
     assert "_target_: my_algo.mine" in again(f"{line} --cfg job").stdout
 
 
@@ -109,12 +113,12 @@ FAULTS = {
     return whole._replace(score=lambda *given: {"advantage": whole.score(*given)["advantage"][:, 0]})
 """},
         ["algo=my_algo", "task.digits=1"],
-        r"mine/my_algo\.py:7 <lambda>: expected \"advantage\" f32\[B, T\]; came f32\[B\]",
+        r"mine/my_algo\.py:11 <lambda>: expected \"advantage\" f32\[B, T\]; came f32\[B\]",
     ),
     "a step without an answer": (
         {"my_task.py": TASK.replace("return Step(state", "Step(state")},
         ["task=my_task"],
-        r"mine/my_task\.py:11 step: expected a Step or a Trial; came None",
+        r"mine/my_task\.py:11 step: expected a Step or a PendingStep; came None",
     ),
 }  # fmt: skip
 

@@ -9,12 +9,11 @@ import jax
 import pytest
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rlbench.experiment import run
-from rlbench.multirun.sweeper import BasicSweeper
+from rlbench.hydra_adapter import combinations, parse_overrides
 from rlbench.plan import make_plan
 from tests.cli.test_cli import TINY
 
@@ -31,8 +30,8 @@ def jobs_of(*words):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("config", list(words), run_mode=RunMode.MULTIRUN)
         values = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
-        parsed = OverridesParser.create().parse_overrides([*values, *master.hydra.overrides.task])
-        (jobs,) = BasicSweeper.split_arguments(parsed, None)
+        parsed = parse_overrides([*values, *master.hydra.overrides.task])
+        (jobs,) = combinations(parsed, None)
         return [loader.load_sweep_config(master, job) for job in jobs]
 
 
@@ -45,7 +44,7 @@ def told(*words):
             job.runner.max_staleness,
             job.algo.group_size,
             job.verifier.delay_seconds,
-            job.flops,
+            job.max_flops,
             job.seed,
         )
         for job in jobs
@@ -85,7 +84,7 @@ def test_environment_latency_delays_acting_in_turn_and_acting_beside():
 def test_budget_gives_all_the_same_operations_at_a_learning_rate_that_does_not_fall():
     sides = [("ppo", 0, GROUP), ("grpo", 0, GROUP), ("async_grpo", 1, GROUP)]
     assert told("experiment=budget") == each(sides, [0.0], [2e12])
-    assert {job.optimizer.final for job in jobs_of("experiment=budget")} == {1.0}
+    assert {job.optimizer.final_lr_fraction for job in jobs_of("experiment=budget")} == {1.0}
 
 
 def test_the_command_line_goes_before_a_presets_values():
@@ -96,7 +95,7 @@ def test_the_command_line_goes_before_a_presets_values():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_job_of_a_preset_runs(name, cache, tmp_path):
-    budget = ["flops=3e6", "steps=50"] if name == "budget" else []
+    budget = ["max_flops=3e6", "steps=50"] if name == "budget" else []
     sizes = [*TINY, "batch.rollouts=32", "batch.minibatches=1", *budget]
     for number, job in enumerate(jobs_of(f"experiment={name}", "seed=0", *sizes, f"cache={cache}", "tracker=none")):
         names = {group: job.hydra.runtime.choices[group] for group in ("algo", "task")}

@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
+from rlbench.accounting.ledger import SCHEMA
 from rlbench.multirun import InvalidJob, JobFailed, register
 from rlbench.multirun.job import perform
 from rlbench.types import ConfigError
@@ -55,7 +56,7 @@ def pretend(config) -> float:
     accuracy = 1 - abs(config.optimizer.learning_rate - 0.01) * 10
     numbers = ("accuracy_before", "learner_steps", "rollouts", "tokens", "wall_seconds", "peak_memory_bytes")
     summary = dict.fromkeys(numbers, 0) | {"accuracy_after": accuracy, "seed": config.seed, "status": "finished"}
-    (folder / "summary.json").write_text(json.dumps(summary | {"algo": "some", "task": "none"}))
+    (folder / "summary.json").write_text(json.dumps(summary | {"schema": SCHEMA, "algo": "some", "task": "none"}))
     return accuracy
 
 
@@ -76,7 +77,7 @@ def sweep(tmp_path, monkeypatch, caplog):
     """Runs the sweep of a command line, in this process but for its jobs; returns what it said, and its error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for launchers that start a Python of their own
-    monkeypatch.setattr("rlbench.multirun.launchers.configure_log", lambda *_: None)  # it would take pytest's away
+    monkeypatch.setattr("rlbench.hydra_adapter.configure_log", lambda *_: None)  # it would take pytest's away
     caplog.set_level(logging.INFO)
 
     def run(*words, job=pretend):

@@ -156,19 +156,19 @@ METRICS: list[tuple[str, Harm, str]] = [
     ("time that falls", metrics(lambda rows: rows[4].update(wall_seconds=0.0)), "wall_seconds is less than before"),
     ("text for a step", metrics(lambda rows: rows[0].update(step="0")), "line 1: step: input should be a valid int"),
     ("text for flops", metrics(lambda rows: rows[0].update(flops="1")), "line 1: flops: input should be a valid num"),
-    ("text for accuracy", metrics(lambda rows: rows[0].update({"heldout/accuracy": "1"})), "valid number"),
-    ("true for accuracy", metrics(lambda rows: rows[0].update({"heldout/accuracy": True})), "valid number"),
-    ("an accuracy of 50", metrics(lambda rows: rows[0].update({"heldout/accuracy": 50})), "less than or equal to 1"),
-    ("an accuracy of -1", metrics(lambda rows: rows[0].update({"heldout/accuracy": -1})), "greater than or equal"),
+    ("text for accuracy", metrics(lambda rows: rows[0].update({"eval/accuracy": "1"})), "valid number"),
+    ("true for accuracy", metrics(lambda rows: rows[0].update({"eval/accuracy": True})), "valid number"),
+    ("an accuracy of 50", metrics(lambda rows: rows[0].update({"eval/accuracy": 50})), "less than or equal to 1"),
+    ("an accuracy of -1", metrics(lambda rows: rows[0].update({"eval/accuracy": -1})), "greater than or equal"),
     ("a list for staleness", metrics(lambda rows: rows[2].update(staleness_mean=[1])), "valid number"),
-    ("text for a phase", metrics(lambda rows: rows[2].update({"flops/phase/warm start": "1"})), "valid number"),
-    ("no evaluation", metrics(lambda rows: [row.pop("heldout/accuracy", 0) for row in rows]), "no evaluation"),
+    ("text for a phase", metrics(lambda rows: rows[2].update({"flops/phase/warm_start": "1"})), "valid number"),
+    ("no evaluation", metrics(lambda rows: [row.pop("eval/accuracy", 0) for row in rows]), "no evaluation"),
     (
         "nothing measured",
-        metrics(lambda rows: [row.update({"heldout/accuracy": None}) for row in rows]),
+        metrics(lambda rows: [row.update({"eval/accuracy": None}) for row in rows]),
         "not measured",
     ),
-    ("no end measured", metrics(lambda rows: rows[10].update({"heldout/accuracy": None})), "step 10 was not measured"),
+    ("no end measured", metrics(lambda rows: rows[10].update({"eval/accuracy": None})), "step 10 was not measured"),
 ]
 SUMMARIES: list[tuple[str, Harm, str]] = [
     (f"summary.json: {name}", setting("summary.json", **values), reason)
@@ -197,8 +197,8 @@ CONFIGS: list[tuple[str, Harm, str]] = [
     ("config.yaml: text for a seed", setting("config.yaml", seed="0"), "seed: input should be a valid integer"),
     ("config.yaml: no seed", setting("config.yaml", seed=...), "no seed"),
     ("config.yaml: text for trials", setting("config.yaml", trials="many"), "trials: input should be a valid integer"),
-    ("ledger.json: another schema", setting("ledger.json", schema=0), f"schema 0, not {SCHEMA}"),
-    ("ledger.json: text for a schema", setting("ledger.json", schema="1\n2"), f"schema 1 2, not {SCHEMA}"),
+    ("ledger.json: another schema", setting("ledger.json", schema=0), f"(schema 0, not {SCHEMA})"),
+    ("ledger.json: text for a schema", setting("ledger.json", schema="1\n2"), f"(schema 1 2, not {SCHEMA})"),
     ("ledger.json: no memory", setting("ledger.json", memory=...), "no memory"),
     ("words that are none", lambda folder: (folder / ".hydra/overrides.yaml").write_text("- 1\n"), "valid string"),
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from rlbench.accounting.ledger import SCHEMA
-from rlbench.comparing.groups import Group, Question
+from rlbench.comparing.groups import Comparison, Group
 from rlbench.comparing.runs import Run, flat
 from rlbench.types import Fate
 
@@ -31,8 +31,8 @@ def ledger() -> dict[str, Any]:
         "compute": {
             "executed": executed,
             "useful": {"by_phase": {}, "total": 1e9},
-            "utilisation": {"executed": 0.2, "useful": 0.1},
-            "untold": [],
+            "utilisation": {"hfu": 0.2, "mfu": 0.1},
+            "uncounted": [],
         },
         "memory": {
             "components": {"policy": network},
@@ -47,7 +47,7 @@ def ledger() -> dict[str, Any]:
         "rollouts": {"problems": 10, "generated": 100, "by_fate": dict.fromkeys(Fate, 0) | {Fate.TRAINED: 100}},
         "tokens": {"by_fate": dict.fromkeys(Fate, 0)},
         "verification": {"calls": 100, "cpu_seconds": 0.5, "wall_seconds": 0.6},
-        "time": {"wall": 10.0, "idle_fraction": 0.25, "devices": {"actor only": 7.5, "waiting for the host": 2.5}}
+        "time": {"wall": 10.0, "idle_fraction": 0.25, "devices": {"actor_only": 7.5, "waiting_for_host": 2.5}}
         | {"actor": {"computing": 10.0}, "learner": {"waiting": 10.0}},
         "price": {"gain": None, "per_point": {"flops": 1e9}, "per_solved": {"flops": None}},
     }
@@ -57,10 +57,10 @@ def rows(accuracies: dict[int, float | None], rollouts: int = 100) -> list[dict[
     """Metrics of which those at the steps given hold an evaluation."""
     made = []
     for step in range(max(accuracies) + 1):
-        row = {"step": step, "rollouts": rollouts * step, "flops": 1e9 + 1e6 * step, "flops/phase/warm start": 1e9}
+        row = {"step": step, "rollouts": rollouts * step, "flops": 1e9 + 1e6 * step, "flops/phase/warm_start": 1e9}
         row |= {"wall_seconds": 1.0 + step, "verification/cpu_seconds": 0.1 * step}
         row |= {"staleness_mean": 0.0} if step else {}
-        made.append(row | ({"heldout/accuracy": accuracies[step]} if step in accuracies else {}))
+        made.append(row | ({"eval/accuracy": accuracies[step]} if step in accuracies else {}))
     return made
 
 
@@ -76,7 +76,15 @@ def run(
     **config: Any,
 ) -> Run:
     """One in memory. Keys of the config are dotted, with __ for a dot."""
-    summary = {"algo": algo, "task": task, "seed": seed, "status": status, "wall_seconds": 10.0, "flops": 2e9}
+    summary = {
+        "schema": SCHEMA,
+        "algo": algo,
+        "task": task,
+        "seed": seed,
+        "status": status,
+        "wall_seconds": 10.0,
+        "flops": 2e9,
+    }
     summary |= {"peak_memory_bytes": 8_000_000, "sandbox": sandbox}
     points = {0: 0.1, 10: 0.5} if accuracies is None else accuracies
     summary |= {"accuracy_before": points[0], "accuracy_after": points[max(points)]}
@@ -106,10 +114,10 @@ def write(run: Run, folder: Path) -> Path:
     return folder
 
 
-def question(**scores: list[float] | np.ndarray) -> Question:
+def comparison(**scores: list[float] | np.ndarray) -> Comparison:
     """Groups whose seeds end at these accuracies, in percent."""
     groups = [
         Group(label, [run(seed, {0: 0.0, 10: score / 100}, algo=label) for seed, score in enumerate(values)])
         for label, values in scores.items()
     ]
-    return Question("adding", groups)
+    return Comparison("adding", groups)

@@ -28,7 +28,7 @@ def sweep(cache, tmp_path_factory) -> Path:
     return folder / "runs"
 
 
-def test_a_sweep_becomes_tables_verdicts_and_every_format(sweep, tmp_path):
+def test_a_sweep_becomes_tables_tests_and_every_format(sweep, tmp_path):
     done = compare(
         sweep, "--budget", "flops", "--formats", "html,md,csv,parquet,png,svg", "--out", "out", folder=tmp_path
     )
@@ -45,7 +45,7 @@ def test_a_sweep_becomes_tables_verdicts_and_every_format(sweep, tmp_path):
 def test_csv_and_parquet_hold_the_same_numbers(sweep, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     assert compare(sweep, "--formats", "csv,parquet", "--out", "out", folder=tmp_path).returncode == 0
-    for name, rows in (("evaluations", 4 * 3), ("runs", 4), ("verdicts", 1)):
+    for name, rows in (("evaluations", 4 * 3), ("runs", 4), ("tests", 1)):
         table = parquet.read_table(tmp_path / "out" / f"{name}.parquet").to_pylist()
         with (tmp_path / "out" / f"{name}.csv").open(newline="") as file:
             text = list(csv.DictReader(file))

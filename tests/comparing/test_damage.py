@@ -126,7 +126,7 @@ def test_whatever_stands_in_a_place_is_refused_or_compared(tmp_path, file, monke
     as_seeds = [one._replace(config=one.config | {"seed": n}) for n, one in enumerate([good, *kept])]
     monkeypatch.setattr("rlbench.comparing.command.load", lambda folders: (as_seeds, []))
     report = compare(parser().parse_args([str(tmp_path)]))
-    assert sum(len(group.runs) for part in report.parts for group in part.question.groups) == len(as_seeds)
+    assert sum(len(group.runs) for part in report.parts for group in part.comparison.groups) == len(as_seeds)
     write(report, tmp_path / "out", ["html", "md", "csv", "parquet"])
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from rlbench.comparing.command import write
 from rlbench.comparing.curves import AXES
-from rlbench.comparing.groups import questions
+from rlbench.comparing.groups import comparisons
+from rlbench.comparing.pairwise import judge
 from rlbench.comparing.report import Part, Report
 from rlbench.comparing.runs import Skipped
-from rlbench.comparing.verdicts import judge
 
 from . import made
 
@@ -52,8 +52,8 @@ def report() -> Report:
         for task in ("adding", "taking away") for algo, end in last.items() for seed in range(4)
     ]  # fmt: skip
     runs += [made.run(0, algo="first", a_key_with_quite_a_long_name_as_they_are="and a long value, 1234567890")]
-    asked, _ = questions(runs)
-    parts = [Part(question, judge(question, AXES["rollouts"])) for question in asked]
+    asked, _ = comparisons(runs)
+    parts = [Part(comparison, judge(comparison, AXES["rollouts"])) for comparison in asked]
     return Report(["nowhere"], parts, [Skipped(Path("nowhere/else"), "no summary.json")], [])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlbench.accounting.ledger import SCHEMA
 from rlbench.comparing.curves import AXES, accuracy, band
-from rlbench.comparing.groups import commands, questions, sandboxes
+from rlbench.comparing.groups import commands, comparisons, sandboxes
 from rlbench.comparing.report import mean_of
 from rlbench.comparing.runs import load
 from rlbench.comparing.table import show_tables
@@ -23,9 +23,12 @@ def torn(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def older(folder: Path) -> None:
-    path = folder / "ledger.json"
-    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 0'))
+def older(name: str):
+    def harm(folder: Path) -> None:
+        path = folder / name
+        path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', '"schema": 0'))
+
+    return harm
 
 
 def still_running(folder: Path) -> None:
@@ -46,7 +49,10 @@ def broken(name: str, content: bytes):
     ("harm", "reason"),
     [
         (torn, "metrics.jsonl: the last line is torn"),
-        (older, f"ledger.json: schema 0, not {SCHEMA}"),
+        *(
+            (older(name), f"{name}: written by another version of rlbench (schema 0, not {SCHEMA})")
+            for name in ("summary.json", "ledger.json")
+        ),
         (still_running, "no summary.json"),
         (interrupted, "interrupted: no error is known"),
         *(
@@ -125,57 +131,57 @@ def test_a_table_shows_accuracy_that_was_not_measured_as_none(tmp_path, capsys):
 
 
 def test_runs_that_differ_in_the_seed_and_where_things_lie_are_one_group():
-    ((question,), _) = questions([made.run(0), made.run(1, cache="/elsewhere", trials=20, tracker__terminal__a=1)])
-    assert [(group.label, len(group.runs)) for group in question.groups] == [("first", 2)]
+    ((comparison,), _) = comparisons([made.run(0), made.run(1, cache="/elsewhere", trials=20, tracker__terminal__a=1)])
+    assert [(group.label, len(group.runs)) for group in comparison.groups] == [("first", 2)]
 
 
 def test_whatever_else_differs_makes_a_group_and_is_its_name():
     settings = [{}, {"algo__group_size": 4}, {"algo__group_size": 4, "steps": 20}]
     runs = [made.run(0, **words) for words in settings] + [made.run(0, algo="second")]
-    ((question,), _) = questions(runs)
-    assert [group.label for group in question.groups] == [
+    ((comparison,), _) = comparisons(runs)
+    assert [group.label for group in comparison.groups] == [
         "first group_size=8 steps=10", "first group_size=4 steps=10", "first group_size=4 steps=20", "second",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("other", [{"task": "taking"}, {"task__digits": 3}, {"evaluation__problems": 8}])
-def test_different_tasks_are_different_questions(other):
-    asked, _ = questions([made.run(0), made.run(0, **other)])
-    assert [len(question.groups) for question in asked] == [1, 1]
+def test_different_tasks_are_different_comparisons(other):
+    asked, _ = comparisons([made.run(0), made.run(0, **other)])
+    assert [len(comparison.groups) for comparison in asked] == [1, 1]
     assert asked[0].title != asked[1].title
 
 
 def test_a_seed_that_was_run_twice_counts_once():
     first, again = made.run(0, folder=Path("a")), made.run(0, folder=Path("b"))
-    ((question,), skipped) = questions([first, again])
-    assert question.groups[0].runs == [again]
+    ((comparison,), skipped) = comparisons([first, again])
+    assert comparison.groups[0].runs == [again]
     assert [(one.folder.name, "run again" in one.reason) for one in skipped] == [("a", True)]
 
 
 @pytest.mark.parametrize("key", ["warm_start__seed", "algo__seed", "algo__dropout_seed"])
 def test_runs_that_differ_in_any_seed_are_all_evidence(key):
     runs = [made.run(0, **{key: seed}) for seed in range(3)]
-    ((question,), skipped) = questions(runs)
-    assert [len(group.runs) for group in question.groups] == [3] and not skipped
-    again, skipped = questions([*runs, made.run(0, **{key: 2})])
+    ((comparison,), skipped) = comparisons(runs)
+    assert [len(group.runs) for group in comparison.groups] == [3] and not skipped
+    again, skipped = comparisons([*runs, made.run(0, **{key: 2})])
     assert [len(group.runs) for group in again[0].groups] == [3] and len(skipped) == 1
 
 
 def test_a_key_that_only_ends_like_a_seed_makes_a_group():
-    ((question,), _) = questions([made.run(0, algo__reseed=1), made.run(0, algo__reseed=2)])
-    assert [group.label for group in question.groups] == ["first reseed=1", "first reseed=2"]
+    ((comparison,), _) = comparisons([made.run(0, algo__reseed=1), made.run(0, algo__reseed=2)])
+    assert [group.label for group in comparison.groups] == ["first reseed=1", "first reseed=2"]
 
 
 def test_runs_that_different_sandboxes_judged_are_not_compared():
     runs = [made.run(seed, sandbox=one, folder=Path(f"{one}-{seed}")) for one in ("fork", "monty") for seed in range(2)]
-    asked, skipped = questions(runs)
-    assert [question.title for question in asked] == ["adding sandbox=fork", "adding sandbox=monty"] and not skipped
-    assert [len(group.runs) for question in asked for group in question.groups] == [2, 2]
+    asked, skipped = comparisons(runs)
+    assert [comparison.title for comparison in asked] == ["adding sandbox=fork", "adding sandbox=monty"] and not skipped
+    assert [len(group.runs) for comparison in asked for group in comparison.groups] == [2, 2]
     assert sandboxes(runs) == [
         "adding: not compared with each other, since different sandboxes judged them: "
         "fork: fork-0, fork-1; monty: monty-0, monty-1"
     ]
-    assert sandboxes(runs[:2]) == [] and questions(runs[:2])[0][0].title == "adding"
+    assert sandboxes(runs[:2]) == [] and comparisons(runs[:2])[0][0].title == "adding"
 
 
 def test_of_many_runs_some_are_named():
@@ -185,17 +191,17 @@ def test_of_many_runs_some_are_named():
 
 
 def test_settings_say_what_they_were_chosen_from():
-    ((question,), _) = questions(
+    ((comparison,), _) = comparisons(
         [made.run(0, algo="a"), made.run(0, algo="b", trials=20), made.run(0, algo="c", trials=0)]
     )
-    assert [group.tuning for group in question.groups] == ["untuned", "best of 20 trials", "untuned"]
+    assert [group.tuning for group in comparison.groups] == ["untuned", "best of 20 trials", "untuned"]
 
 
 def test_the_command_that_repeats_a_group_names_its_seeds_and_quotes():
     runs = [made.run(seed) for seed in (0, 1)] + [made.run(2)._replace(words=["a=[1,2]", "seed=2"])]
     runs.append(made.run(3)._replace(words=None))
-    ((question,), _) = questions(runs)
-    assert commands(question.groups[0]) == [
+    ((comparison,), _) = comparisons(runs)
+    assert commands(comparison.groups[0]) == [
         "# nowhere: the words of its command line were not kept",
         "rlbench -m algo=first seed=0,1",
         "rlbench 'a=[1,2]' seed=2",
@@ -248,4 +254,4 @@ def test_500_runs_of_1000_steps_load_and_render_in_20_seconds(tmp_path):
     report = compare(parser().parse_args([str(tmp_path / "runs")]))
     write(report, tmp_path / "out", ["html"])
     assert time.process_time() - began < 20
-    assert sum(len(group.runs) for part in report.parts for group in part.question.groups) == 500
+    assert sum(len(group.runs) for part in report.parts for group in part.comparison.groups) == 500

@@ -7,6 +7,7 @@ import pytest
 import scipy
 
 from rlbench.comparing.curves import AXES
+from rlbench.comparing.pairwise import judge
 from rlbench.comparing.statistics import (
     bootstrap_interval,
     effect_size,
@@ -18,9 +19,8 @@ from rlbench.comparing.statistics import (
     power,
     seeds_that_would_do,
 )
-from rlbench.comparing.verdicts import judge
 
-from .made import question
+from .made import comparison
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half():
@@ -104,7 +104,7 @@ def judged_over(repetitions: int, means: tuple[float, ...], seeds: int) -> tuple
     any_, first = 0, 0
     for _ in range(repetitions):
         scores = {f"algorithm {i}": random.normal(mean, 1, seeds) for i, mean in enumerate(means)}
-        winners = {one.winner for one in judge(question(**scores), AXES["rollouts"]).verdicts}
+        winners = {one.winner for one in judge(comparison(**scores), AXES["rollouts"]).tests}
         any_ += winners != {None}
         first += "algorithm 0" in winners
     return any_, first

@@ -28,7 +28,7 @@ from rlbench.verifying.verifier import Verifier
 from tests.fakes import VERIFIER, small_model
 
 MODEL = small_model(hidden=16)
-SETTINGS = {"group_size": 4, "clip": 0.2, "kl_coef": 0.04, "epsilon": 1e-6, "mean_over": "sequences"}
+SETTINGS = {"group_size": 4, "clip": 0.2, "kl_coef": 0.04, "advantage_eps": 1e-6, "loss_aggregation": "sequences"}
 GOOD = build({"_target_": "rlbench.algos.grpo.grpo"} | SETTINGS, "algo", MODEL)
 
 
@@ -117,9 +117,9 @@ def group_numbers_matter(trainable, frozen, rollouts, version):
 
 
 def group_mean(rollouts):
-    happened = rollouts.mask.any(axis=1)
+    valid = rollouts.mask.any(axis=1)
     sums = jax.ops.segment_sum(episode_reward(rollouts), rollouts.group, len(rollouts.group))
-    counts = jax.ops.segment_sum(happened.astype(jnp.float32), rollouts.group, len(rollouts.group))
+    counts = jax.ops.segment_sum(valid.astype(jnp.float32), rollouts.group, len(rollouts.group))
     return (sums / jnp.maximum(counts, 1))[rollouts.group]
 
 
@@ -146,7 +146,7 @@ def with_a_second_head(trainable, frozen):
 
 
 def penalised(trainable, frozen, rollouts, version):
-    """A divergence is taken off the reward."""
+    """A KL term is taken off the reward."""
     away = rollouts.logp - token_logp(MODEL, frozen["reference"], rollouts)
     return rounded_mean(trainable, frozen, rollouts._replace(reward=rollouts.reward - 0.1 * away), version)
 
@@ -185,9 +185,9 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("halves", GOOD._replace(loss=a_mean_a_microbatch)),
     ("masking", GOOD._replace(loss=every_token_counts)),
     ("masking", GOOD._replace(loss=masked_by_multiplying)),
-    ("absent rows", GOOD._replace(loss=absent_rows_count)),
-    ("absent rows", WITHOUT_KL._replace(score=mean_of_rows_that_did_not_happen)),
-    ("nothing happened", GOOD._replace(loss=absent_rows_count)),
+    ("masked rows", GOOD._replace(loss=absent_rows_count)),
+    ("masked rows", WITHOUT_KL._replace(score=mean_of_rows_that_did_not_happen)),
+    ("no valid row", GOOD._replace(loss=absent_rows_count)),
     ("zero advantage", GOOD._replace(loss=moves_without_advantage)),
     ("finite", GOOD._replace(loss=infinite_slope)),
     ("structure", GOOD._replace(loss=metric_of_every_token)),
@@ -275,26 +275,26 @@ def test_what_does_not_apply_says_why(check, algorithm, why):
 class Good:
     """The answer is the prompt, and pays 1."""
 
-    bounds = Bounds(alphabet=frozenset("0123456789"), prompt=14, reply=14)
+    bounds = Bounds(alphabet=frozenset("0123456789"), prompt=14, completion=14)
 
     def problem(self, seed: int, split: str) -> Problem:
         number = str(2 * seed + (split == "heldout"))
         return Problem(number, number)
 
-    def step(self, state: str, reply: str) -> Step:
-        return Step(state, None, float(reply == state), Status.PASSED if reply == state else Status.WRONG)
+    def step(self, state: str, completion: str) -> Step:
+        return Step(state, None, float(completion == state), Status.PASSED if completion == state else Status.WRONG)
 
-    def gold(self, state: str) -> str:
+    def solution(self, state: str) -> str:
         return state
 
 
 class HalfPaid(Good):
-    def step(self, state, reply):
-        return super().step(state, reply)._replace(reward=0.5)
+    def step(self, state, completion):
+        return super().step(state, completion)._replace(reward=0.5)
 
 
 class Generous(Good):
-    def step(self, state, reply):
+    def step(self, state, completion):
         return Step(state, None, 1.0, Status.PASSED)
 
 
@@ -311,7 +311,7 @@ class Hashed(Good):
 
 
 class Moody(Good):
-    def step(self, state, reply):
+    def step(self, state, completion):
         return Step(state, None, random.random(), Status.WRONG)
 
 
@@ -319,7 +319,7 @@ class Unpicklable(Good):
     def problem(self, seed, split):
         return Problem(str(seed), lambda: seed)
 
-    def gold(self, state):
+    def solution(self, state):
         return str(state())
 
 
@@ -344,7 +344,7 @@ class Verbose(Good):
 
 
 class Endless(Good):
-    def step(self, state, reply):
+    def step(self, state, completion):
         return Step(state, "1", 0.0, Status.OPEN)
 
 
@@ -358,20 +358,20 @@ class Consumes(Good):
     def problem(self, seed, split):
         return Problem((number := super().problem(seed, split).prompt), [number])
 
-    def step(self, state, reply):
-        return super().step(state.pop(), reply)
+    def step(self, state, completion):
+        return super().step(state.pop(), completion)
 
-    def gold(self, state):
+    def solution(self, state):
         return state[0]
 
 
 class Honest(Consumes):
     """The answer is the prompt, and pays 1. What judges numbers that end with 9 or 8 is out of order."""
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         if state[0][-1] in "98":
             return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail="no service")
-        return super().step(state, reply)
+        return super().step(state, completion)
 
 
 class Spends(Good):
@@ -385,17 +385,17 @@ class Spends(Good):
         self.unspent.add(problem.state)
         return problem
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         spent = state not in self.unspent
         self.unspent.discard(state)
-        return Step(state, None, 0.0, Status.WRONG) if spent else super().step(state, reply)
+        return Step(state, None, 0.0, Status.WRONG) if spent else super().step(state, completion)
 
 
 class Impatient(Good):
-    """The answer is the prompt, and pays 1; a reply of a single character is none."""
+    """The answer is the prompt, and pays 1; a completion of a single character is none."""
 
-    def step(self, state, reply):
-        return super().step(state, reply) if reply != "?" else Step(state, None, 0.0, reply)["status"]
+    def step(self, state, completion):
+        return super().step(state, completion) if completion != "?" else Step(state, None, 0.0, completion)["status"]
 
 
 STRICT = Verifier(VERIFIER.settings._replace(max_failures=0.1))
@@ -409,8 +409,10 @@ def test_a_good_task_passes():
 def test_a_task_that_changes_states_and_cannot_judge_some_passes_up_to_a_fraction():
     for check in TASK_CHECKS.values():
         check(Honest(), Verifier(VERIFIER.settings._replace(max_failures=0.25)))
-    with pytest.raises(AssertionError, match=r"at most 0\.1 \(verifier\.max_failures\) of 100 gold .* came 19, "):
-        TASK_CHECKS["gold"](Honest(), STRICT)
+    with pytest.raises(
+        AssertionError, match=r"at most 0\.1 \(verifier\.max_failures\) of 100 reference solutions .* came 19, "
+    ):
+        TASK_CHECKS["solution"](Honest(), STRICT)
 
 
 def test_an_error_of_a_step_is_a_failure_at_its_line():
@@ -424,7 +426,7 @@ def test_an_error_of_a_step_is_a_failure_at_its_line():
     ("check", "task"),
     [
         ("docstring", Silent),
-        ("gold", HalfPaid),
+        ("solution", HalfPaid),
         ("garbage", Generous),
         ("determinism", Fickle),
         ("determinism", Hashed),
@@ -457,9 +459,9 @@ def line_of(function) -> str:
 
 
 def test_a_failure_says_what_was_expected_what_came_and_where_to_look():
-    result = result_of("nothing happened", GOOD._replace(loss=absent_rows_count))
+    result = result_of("no valid row", GOOD._replace(loss=absent_rows_count))
     assert result.outcome == Outcome.FAILED
-    assert (result.expected, result.came) == ("weight 0 where nothing happened", "12")
+    assert (result.expected, result.came) == ("weight 0 where no valid row", "12")
     assert result.where == line_of(absent_rows_count)
 
 
@@ -488,5 +490,5 @@ def test_a_structure_that_does_not_hold_is_told_once():
     assert told.where == line_of(a_score_a_batch)
     others = [result for result in results if result.check not in failures and result.check != "keep"]
     assert {(result.outcome, result.reason) for result in others} == {
-        (Outcome.NOT_APPLICABLE, "asked once structure holds")
+        (Outcome.NOT_APPLICABLE, "not run, since the check structure failed")
     }

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from rlbench.contract.algorithm import check_algorithm, check_model, source_of
-from rlbench.contract.task import answers_of, check_bounds, gold_of, problem_of, steps_of
+from rlbench.contract.task import answers_of, check_bounds, problem_of, solution_of, steps_of
 from rlbench.learning.estimators import episode_reward, group_zscore
 from rlbench.learning.objectives import token_mean
 from rlbench.models.likelihood import token_logp
 from rlbench.models.tokenizers import Characters, check_tokenizer
 from rlbench.plugins import build
-from rlbench.types import Algorithm, Loss, Model, PluginError, Problem, Status, Step, Task, Tokenizer, Trial
+from rlbench.types import Algorithm, Loss, Model, PendingStep, PluginError, Problem, Status, Step, Task, Tokenizer
 from tests.fakes import SHELF, VERIFIER, Copy, TwoTurns, algorithm_of, small_model
 
 MODEL = small_model(hidden=16)
@@ -154,14 +154,14 @@ def test_a_model_has_outputs_for_every_token_it_may_emit():
 class Strange(Copy):
     """Returns what it is told to."""
 
-    def __init__(self, problem=None, gold=None, **bounds):
-        self._problem, self._gold, self.bounds = problem, gold, Copy.bounds._replace(**bounds)
+    def __init__(self, problem=None, solution=None, **bounds):
+        self._problem, self._solution, self.bounds = problem, solution, Copy.bounds._replace(**bounds)
 
     def problem(self, seed, split):
         return self._problem
 
-    def gold(self, state):
-        return self._gold
+    def solution(self, state):
+        return self._solution
 
 
 def line_of(method: str) -> str:
@@ -184,23 +184,25 @@ def test_a_problem_that_is_none_or_out_of_bounds(problem, fault):
         problem_of(Strange(problem), 5, "train")
 
 
-@pytest.mark.parametrize("gold", [None, 3, "", "aa", "d"])
-def test_a_gold_reply_that_is_no_text_or_out_of_bounds(gold):
-    with pytest.raises(PluginError, match=f"^{re.escape(line_of('gold'))}: expected a reply .*; came "):
-        gold_of(Strange(gold=gold), "a")
+@pytest.mark.parametrize("solution", [None, 3, "", "aa", "d"])
+def test_a_reference_solution_that_is_no_text_or_out_of_bounds(solution):
+    with pytest.raises(PluginError, match=f"^{re.escape(line_of('solution'))}: expected a completion .*; came "):
+        solution_of(Strange(solution=solution), "a")
 
 
-def test_a_problem_or_a_gold_reply_that_raises_is_told_with_its_line():
+def test_a_problem_or_a_reference_solution_that_raises_is_told_with_its_line():
     class Unlucky(Copy):
-        def gold(self, state):
+        def solution(self, state):
             return state.nope
 
         def problem(self, seed, split):
             return super().problem(seed)
 
-    line = Unlucky.gold.__code__.co_firstlineno
-    with pytest.raises(PluginError, match=rf":{line + 1} gold: AttributeError: 'str' object has no attribute 'nope'"):
-        gold_of(Unlucky(), "a")
+    line = Unlucky.solution.__code__.co_firstlineno
+    with pytest.raises(
+        PluginError, match=rf":{line + 1} solution: AttributeError: 'str' object has no attribute 'nope'"
+    ):
+        solution_of(Unlucky(), "a")
     with pytest.raises(PluginError, match=rf":{line + 4} problem: TypeError: .* missing 1 required"):
         problem_of(Unlucky(), 0, "train")
 
@@ -212,11 +214,11 @@ Other = namedtuple("Other", "state observation reward status")
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
-        (None, "a Step or a Trial; came None"),
-        (1.0, "a Step or a Trial; came 1.0, a float"),
-        (tuple(RIGHT), "a Step or a Trial; came a tuple of 6"),
-        (Other("a", None, 1.0, "passed"), "a Step or a Trial; came an Other"),
-        (Trial.last("def f(): ...", "a"), "a Trial of a Program; came 'def f.*, a str"),
+        (None, "a Step or a PendingStep; came None"),
+        (1.0, "a Step or a PendingStep; came 1.0, a float"),
+        (tuple(RIGHT), "a Step or a PendingStep; came a tuple of 6"),
+        (Other("a", None, 1.0, "passed"), "a Step or a PendingStep; came an Other"),
+        (PendingStep.last("def f(): ...", "a"), "a PendingStep of a Program; came 'def f.*, a str"),
         (RIGHT._replace(reward="1.0"), "reward to be a number; came '1.0', a str"),
         (RIGHT._replace(reward=None), "reward to be a number; came None"),
         (RIGHT._replace(reward=np.ones(1)), r"reward to be a number; came f64\[1\]"),
@@ -231,7 +233,7 @@ Other = namedtuple("Other", "state observation reward status")
 )
 def test_an_answer_that_is_none_or_out_of_bounds(answer, fault):
     class Odd(TwoTurns):
-        def step(self, state, reply):
+        def step(self, state, completion):
             return answer
 
     place = f"{os.path.relpath(__file__)}:{Odd.step.__code__.co_firstlineno} step"
@@ -250,7 +252,7 @@ def test_an_answer_as_one_would_write_it_is_taken(reward, status):
     ("bounds", "fault"),
     [
         ({"prompt": 0}, "bounds.prompt of at least 1; came 0, an int"),
-        ({"reply": 1.0}, "bounds.reply of at least 1; came 1.0, a float"),
+        ({"completion": 1.0}, "bounds.completion of at least 1; came 1.0, a float"),
         ({"turns": 2}, "bounds.observation of at least 1 for 2 turns; came 0, an int"),
         ({"alphabet": None}, "bounds.alphabet to be a set of characters; came None"),
         ({"alphabet": frozenset({"ab"})}, "bounds.alphabet to be a set of characters; came a frozenset"),
@@ -283,7 +285,7 @@ class Deaf(Letters):
 @pytest.mark.parametrize(
     ("tokenizer", "fault"),
     [
-        (Letters(emits=np.arange(5) > 1), "Letters: expected emits.1. to be True: id 1 ends a reply; came False"),
+        (Letters(emits=np.arange(5) > 1), "Letters: expected emits.1. to be True: id 1 ends a completion; came False"),
         (Letters(emits=np.arange(4) > 0), r"Letters: expected emits bool\[5\], .*; came bool\[4\]"),
         (Letters(vocabulary=4, emits=np.arange(4) > 0), "encode: expected ids from 2 to 3; came 2 to 4"),
         (Doubling(), "encode: expected at most one token a character; came 6 for 3"),
@@ -312,7 +314,12 @@ def unlucky():
     [
         ("nothing", (), Algorithm, "nothing: expected to return an Algorithm; came None"),
         ("Copy", (), Model, "Copy: expected to return a Model; came a Copy"),
-        ("Letters", (), Task, "Letters: expected to return a Task; came a Letters without bounds, gold, problem, step"),
+        (
+            "Letters",
+            (),
+            Task,
+            "Letters: expected to return a Task; came a Letters without bounds, problem, solution, step",
+        ),
         ("Copy", (), Tokenizer, "to return a Tokenizer; came a Copy without decode, emits, encode, vocabulary"),
         ("misplaced", (1,), object, r"misplaced: expected 1 argument by position, .*; came \(\*, size: int\)"),
         ("unlucky", (), object, r":\d+ unlucky: ZeroDivisionError: division by zero"),

@@ -52,7 +52,7 @@ def test_answers_are_right(operation, compute):
     task = arithmetic([operation])
     for seed in range(200):
         problem = task.problem(seed, "train")
-        assert int(task.gold(problem.state)) == compute(problem.prompt)
+        assert int(task.solution(problem.state)) == compute(problem.prompt)
 
 
 def test_operations_are_mixed():
@@ -62,10 +62,10 @@ def test_operations_are_mixed():
 
 
 @pytest.mark.parametrize(
-    "reply", ["12", " 12", "12 ", "+12", "012", "12.0", "12=12", "6+6", "١٢", "1 2", "", "-12", "=12"]
+    "completion", ["12", " 12", "12 ", "+12", "012", "12.0", "12=12", "6+6", "١٢", "1 2", "", "-12", "=12"]
 )
-def test_only_the_number_itself_is_right(reply):
-    assert arithmetic().step("12", reply).reward == (1.0 if reply == "12" else 0.0)
+def test_only_the_number_itself_is_right(completion):
+    assert arithmetic().step("12", completion).reward == (1.0 if completion == "12" else 0.0)
 
 
 def test_zero_has_no_sign():
@@ -74,12 +74,12 @@ def test_zero_has_no_sign():
 
 
 @pytest.mark.parametrize(
-    ("reply", "reward"),
+    ("completion", "reward"),
     [("123", 1.0), ("124", 1 / 3), ("193", 1 / 6), ("923", 0.0), ("12", 0.0), ("1234", 0.0), ("12a", 0.0)],
 )
-def test_partial_credit_is_for_leading_digits_of_the_right_length(reply, reward):
-    assert arithmetic(partial_credit=True).step("123", reply).reward == pytest.approx(reward)
-    assert arithmetic().step("123", reply).reward == (1.0 if reply == "123" else 0.0)
+def test_partial_credit_is_for_leading_digits_of_the_right_length(completion, reward):
+    assert arithmetic(partial_credit=True).step("123", completion).reward == pytest.approx(reward)
+    assert arithmetic().step("123", completion).reward == (1.0 if completion == "123" else 0.0)
 
 
 def test_no_operation_is_an_error():

@@ -14,31 +14,31 @@ def rows(folder):
 
 def learned(row):
     """Operations of a row without warm start and evaluation."""
-    return row["flops"] - row["flops/phase/warm start"] - row["flops/phase/evaluation"]
+    return row["flops"] - row["flops/phase/warm_start"] - row["flops/phase/evaluation"]
 
 
 @pytest.mark.parametrize("runner", ["sync", "async"])
 def test_a_budget_ends_the_run_at_the_first_step_that_spends_it(plan_of, tmp_path, runner):
-    plan = plan_of("grpo", "flops=1e8", "steps=1000", "evaluation.every=1000", f"runner={runner}")
+    plan = plan_of("grpo", "max_flops=1e8", "steps=1000", "evaluation.every=1000", f"runner={runner}")
     summary = run(plan, tmp_path)
     log = rows(tmp_path)
     assert summary["status"] == "finished" and summary["learner_steps"] == log[-1]["step"] < 1000
-    assert [row["step"] for row in log if "heldout/accuracy" in row] == [0, log[-1]["step"]], "its end is measured"
-    assert summary["accuracy_after"] == log[-1]["heldout/accuracy"]
+    assert [row["step"] for row in log if "eval/accuracy" in row] == [0, log[-1]["step"]], "its end is measured"
+    assert summary["accuracy_after"] == log[-1]["eval/accuracy"]
     assert learned(log[-2]) < 1e8 <= learned(log[-1])
     a_step = learned(log[-1]) / log[-1]["step"]
     price = json.loads((tmp_path / "ledger.json").read_text())["price"]
     spent = price["per_point"]["flops"]
     total = json.loads((tmp_path / "ledger.json").read_text())["compute"]["executed"]
-    whole = total["total"] - total["by_phase"]["warm start"] - total["by_phase"]["evaluation"]
+    whole = total["total"] - total["by_phase"]["warm_start"] - total["by_phase"]["evaluation"]
     assert spent is None or spent > 0
     assert whole <= 1e8 + a_step * (2 + plan.runner.max_staleness), "one step too many, and what was sampled ahead"
 
 
 def test_steps_that_end_before_the_budget_are_noted(plan_of, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        run(plan_of("grpo", "flops=1e15"), tmp_path)
-    assert "steps=3 ended the run at" in caplog.text and "of flops=1e+15" in caplog.text
+        run(plan_of("grpo", "max_flops=1e15"), tmp_path)
+    assert "steps=3 ended the run at" in caplog.text and "of max_flops=1e+15" in caplog.text
 
 
 def test_a_slow_environment_is_waited_for_and_takes_no_processor(plan_of, tmp_path):
@@ -48,5 +48,5 @@ def test_a_slow_environment_is_waited_for_and_takes_no_processor(plan_of, tmp_pa
     judged = ledger["verification"]
     assert 1.2 <= judged["wall_seconds"] < 1.2 + 0.4
     assert judged["cpu_seconds"] < 0.2 and judged["of_evaluation"]["wall_seconds"] < 0.2
-    assert ledger["time"]["devices"]["waiting for verification"] >= 1.19
+    assert ledger["time"]["devices"]["waiting_for_verification"] >= 1.19
     assert summary["learner_steps"] == 3

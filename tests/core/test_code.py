@@ -27,13 +27,13 @@ def problems(task, count=200, split="train"):
     return [task.problem(seed, split) for seed in range(count)]
 
 
-def statuses(task, states, reply):
-    """Of the same reply to all, judged in the sandbox."""
-    return [step.status for step in VERIFIER.play(task, states, reply)]
+def statuses(task, states, completion):
+    """Of the same completion to all, judged in the sandbox."""
+    return [step.status for step in VERIFIER.play(task, states, completion)]
 
 
 @needs_sandbox
-@pytest.mark.parametrize("check", ["gold", "determinism", "splits", "bounds"])
+@pytest.mark.parametrize("check", ["solution", "determinism", "splits", "bounds"])
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_contract_holds_at_every_level(level, answer, check):
@@ -92,7 +92,7 @@ def test_examples_alone_tell_the_problem():
 def test_levels_have_more_operations_on_more_types():
     seen = {level: problems(code(level, answer="body")) for level in LEVELS}
     for level, operations in zip(LEVELS, (2, 3, 4)):
-        assert all(problem.state.gold.count("\n") == operations for problem in seen[level])
+        assert all(problem.state.solution.count("\n") == operations for problem in seen[level])
     types = {level: {type(p.state.tests[0].args[0]) for p in ps} for level, ps in seen.items()}
     assert types == {1: {int}, 2: {int, str}, 3: {int, str, list}}
 
@@ -103,9 +103,9 @@ def test_an_expression_and_a_body_mean_the_same(level):
     for short, long in zip(problems(code(level)), problems(code(level, answer="body"))):
         assert short.prompt == long.prompt and short.state.tests == long.state.tests
         scope: dict = {}
-        exec(code(level, answer="body").step(long.state, long.state.gold).program.source, scope)
+        exec(code(level, answer="body").step(long.state, long.state.solution).program.source, scope)
         for (value,), expected in short.state.tests:
-            answers = eval(short.state.gold, {"x": value}), scope["f"](value)
+            answers = eval(short.state.solution, {"x": value}), scope["f"](value)
             assert answers == (expected, expected) and {type(a) for a in answers} == {type(expected)}
 
 
@@ -162,7 +162,7 @@ class TestHiddenInputs:
         for tests in (6, self.shipped_tests()):
             wrong = []
             for problem in problems(code(tests=tests), 300):
-                right = np.array([eval(problem.state.gold, {"x": x}) for x in inputs])
+                right = np.array([eval(problem.state.solution, {"x": x}) for x in inputs])
                 places = [inputs.index(test.args[0]) for test in problem.state.tests]
                 passes = (answers[:, places] == right[places]).all(axis=1)
                 assert passes.any()
@@ -181,8 +181,8 @@ class TestHiddenInputs:
         task, passed = code(examples=4, answer=answer), []
         for problem in problems(task, 100):
             table = problem.prompt.rpartition("; ")[2].rstrip(":").replace("->", ":").replace(";", ",")
-            reply = f"{'return ' * (answer == 'body')}{{{table}}}.get(x)"
-            passed += statuses(task, [problem.state], reply)
+            completion = f"{'return ' * (answer == 'body')}{{{table}}}.get(x)"
+            passed += statuses(task, [problem.state], completion)
         assert set(passed) == {Status.WRONG}
 
     @pytest.mark.parametrize("level", LEVELS)
@@ -235,17 +235,17 @@ def pipeline_of(module, prompt, state):
 
 @needs_sandbox
 @pytest.mark.parametrize(
-    ("reply", "status"),
+    ("completion", "status"),
     [
         ("", Status.WRONG), ("x+", Status.ERROR), ("y", Status.ERROR), ("1/0", Status.ERROR),
         ("[0]*10**12", Status.MEMORY), ("exit()", Status.ERROR), ("open('/etc/passwd').read()", Status.ERROR),
         ("(lambda f: f(f))(lambda f: f(f))", Status.ERROR), ("x\nwhile 1: pass", Status.TIMEOUT),
     ],
 )  # fmt: skip
-def test_what_a_reply_does_decides_its_status(reply, status):
+def test_what_a_completion_does_decides_its_status(completion, status):
     task = code()
     states = [problem.state for problem in problems(task, 2)]
-    assert statuses(task, states, reply) == [status, status]
+    assert statuses(task, states, completion) == [status, status]
 
 
 def test_settings_that_tell_nothing_are_refused():

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlbench.devices import Program
+from rlbench.devices import CompiledFunction
 from rlbench.experiment import run
 from rlbench.types import Phase
 
@@ -18,7 +18,7 @@ LOADED = 10  # seconds that 2 may become on a machine whose cores are busy; wait
 
 
 class Told:
-    """A task that calls a function whenever a reply to a training problem is judged."""
+    """A task that calls a function whenever a completion to a training problem is judged."""
 
     def __init__(self, task, told):
         self.task, self.bounds, self.told = task, task.bounds, told
@@ -27,13 +27,13 @@ class Told:
         problem = self.task.problem(seed, split)
         return problem._replace(state=(split, problem.state))
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         if state[0] == "train":
             self.told()
-        return self.task.step(state[1], reply)
+        return self.task.step(state[1], completion)
 
-    def gold(self, state):
-        return self.task.gold(state[1])
+    def solution(self, state):
+        return self.task.solution(state[1])
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_it_waits_for_no_verdict(plan_of, tmp_path, released, words, hangs):
 
 
 def test_it_waits_for_no_further_round_of_sampling(plan_of, tmp_path):
-    plan = plan_of("expert_iteration", "warm_start.steps=0", "batch.rounds=1000000")
+    plan = plan_of("expert_iteration", "warm_start.steps=0", "batch.max_sampling_rounds=1000000")
     begun, judged = threading.Event(), []
 
     def told():
@@ -124,5 +124,5 @@ def test_nor_for_the_compiler(devices, monkeypatch):
     monkeypatch.setattr(
         jax.stages.Lowered, "compile", lambda *given: threads.append(threading.current_thread()) or compile(*given)
     )
-    Program(devices, lambda x: x + 1, phase=Phase.SCORE)(devices.replicate(jnp.zeros(3)))
+    CompiledFunction(devices, lambda x: x + 1, phase=Phase.SCORE)(devices.replicate(jnp.zeros(3)))
     assert threads and threading.main_thread() not in threads, "Python would handle no signal until it is done"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
-from rlbench.acting.generate import Sampling, chooser, first_reply
+from rlbench.acting.generate import Sampling, chooser, first_completion
 from rlbench.contract.algorithm import shapes
-from rlbench.devices import Devices, Program
-from rlbench.learning.learner import Learner, Spending
+from rlbench.devices import CompiledFunction, Devices
+from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.learning.optimizers import adamw
 from rlbench.types import Phase
 from tests.core.test_learner import ALGORITHMS, algorithm_of
@@ -17,14 +17,14 @@ from tests.fakes import small_model
 
 
 def test_one_executable_a_shape(devices):
-    double = Program(devices, lambda x: 2 * x, phase=Phase.SCORE)
+    double = CompiledFunction(devices, lambda x: 2 * x, phase=Phase.SCORE)
     for value in (np.ones(3), np.zeros(3), np.ones(4)):
         np.testing.assert_array_equal(double(devices.replicate(value)), 2 * value)
     assert double.compilations == 2
 
 
 def test_a_donated_buffer_is_gone(devices):
-    increase = Program(devices, lambda x: x + 1, donate=(0,), phase=Phase.SCORE)
+    increase = CompiledFunction(devices, lambda x: x + 1, donate=(0,), phase=Phase.SCORE)
     given = devices.replicate(np.zeros(3))
     increase(given)
     assert given.is_deleted()
@@ -36,7 +36,7 @@ def test_the_meter_sees_live_arrays_and_what_a_program_adds():
     before = live_bytes(jax.devices()[0])
     x = devices.replicate(np.zeros((256, 256), np.float32))
     assert live_bytes(jax.devices()[0]) == before + 256 * 256 * 4
-    product = Program(devices, lambda x: jnp.sin(x @ x) @ x, phase=Phase.SCORE)
+    product = CompiledFunction(devices, lambda x: jnp.sin(x @ x) @ x, phase=Phase.SCORE)
     result = product(x)
     # The argument is live; the result and at least one square in between are added.
     assert meter.peak() >= before + 3 * 256 * 256 * 4
@@ -46,7 +46,7 @@ def test_the_meter_sees_live_arrays_and_what_a_program_adds():
 
 def test_an_array_that_is_spread_counts_by_its_share():
     before = live_bytes(jax.devices()[1])
-    spread = Devices().spread(np.zeros((8, 128), np.float32))
+    spread = Devices().shard(np.zeros((8, 128), np.float32))
     assert live_bytes(jax.devices()[1]) == before + 2 * 128 * 4
     assert spread.shape == (8, 128)
 
@@ -71,7 +71,7 @@ class TestLowering:
 
         def sample(params, prompt, length, ids, greedy):
             choose = chooser(jax.random.key(0), ids, greedy)
-            return first_reply(model, params, prompt, length, choose, Sampling(2, 0.9), 4, 3)[0]
+            return first_completion(model, params, prompt, length, choose, Sampling(2, 0.9), 4, 3)[0]
 
         params = jax.eval_shape(model.init, jax.random.key(0))
         prompt, length = jnp.zeros((2, 3), jnp.int32), jnp.ones(2, jnp.int32)
@@ -85,14 +85,14 @@ class TestLowering:
             10,
             learning_rate=1e-3,
             warmup=2,
-            final=0.1,
+            final_lr_fraction=0.1,
             b1=0.9,
             b2=0.99,
             epsilon=1e-8,
             weight_decay=0.1,
             max_grad_norm=1,
         )
-        learner = Learner(algorithm, optimizer, Spending(1, 1, 48), Devices(), seed=0, donate=True)
+        learner = Learner(algorithm, optimizer, UpdateConfig(1, 1, 48), Devices(), seed=0, donate=True)
         state = jax.eval_shape(learner.init, jax.random.key(0), jax.eval_shape(model.init, jax.random.key(1)))
         rollouts = shapes(12, 12)
         scored = state.trainable, state.frozen, rollouts, jnp.int32(0)

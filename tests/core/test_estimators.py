@@ -36,7 +36,7 @@ class TestGroups:
         advantage = group_zscore(rollouts_of(last(1, 0, 0, 1)), 1e-6)
         np.testing.assert_allclose(advantage[:, 0], np.array([1, -1, -1, 1]) * 0.5 * 3**0.5, rtol=1e-5)
 
-    def test_every_token_of_a_reply_has_the_same_advantage_and_others_none(self):
+    def test_every_token_of_a_completion_has_the_same_advantage_and_others_none(self):
         rollouts = rollouts_of(last(1, 0), mask=[[0, 1, 1], [0, 0, 1]])
         advantage = group_zscore(rollouts, 1e-6)
         np.testing.assert_allclose(advantage, [[0, 0.5**0.5, 0.5**0.5], [0, 0, -(0.5**0.5)]], rtol=1e-5)
@@ -70,7 +70,7 @@ class TestGroups:
         np.testing.assert_allclose(size, [2, 2, 2])
 
     def test_leave_one_out_by_hand(self):
-        # Each less the mean of the two others: 6 - 1.5, 3 - 3, 0 - 4.5. The fourth row did not happen.
+        # Each less the mean of the two others: 6 - 1.5, 3 - 3, 0 - 4.5. The fourth row is masked.
         rollouts = rollouts_of(last(6, 3, 0, 9), mask=[[1] * 3] * 3 + [[0] * 3])
         np.testing.assert_allclose(leave_one_out(rollouts)[:, 0], [4.5, 0, -4.5, 0])
 
@@ -93,7 +93,7 @@ class TestReturns:
         rollouts = rollouts_of([[1, 7, 2, 4]], mask=[[1, 0, 1, 1]])
         np.testing.assert_allclose(returns(rollouts, 0.5), [[1 + 0.5 * (2 + 0.5 * 4), 0, 2 + 0.5 * 4, 4]])
 
-    def test_divergence_from_a_reference_comes_off_the_reward(self):
+    def test_kl_to_a_reference_comes_off_the_reward(self):
         rollouts = rollouts_of([[0, 1]], logp=[[-1.0, -2.0]])
         np.testing.assert_allclose(penalised(rollouts, jnp.array([[-1.5, -1.0]]), 0.1).reward, [[-0.05, 1.1]])
 
@@ -158,7 +158,7 @@ def test_k1_and_k2_by_hand():
     np.testing.assert_allclose([k1(logp, ref_logp), k2(logp, ref_logp)], [0.5, 0.125], rtol=1e-6)
 
 
-def test_k3_is_unbiased_for_the_divergence():
+def test_k3_is_unbiased_for_the_kl():
     p, q = jax.nn.log_softmax(jnp.array([[0.0, 1, 2], [0.5, 0, -1]]))
     np.testing.assert_allclose((jnp.exp(p) * k3(p, q)).sum(), (jnp.exp(p) * (p - q)).sum(), rtol=1e-5)
 

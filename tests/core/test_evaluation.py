@@ -27,7 +27,7 @@ def test_each_problem_has_its_own_number_of_samples():
     np.testing.assert_allclose(pass_at(2, np.array([2, 4]), np.array([1, 1])), [1.0, 0.5])
 
 
-def test_a_reply_whose_verifier_broke_is_neither_right_nor_wrong(devices):
+def test_a_completion_whose_verifier_broke_is_neither_right_nor_wrong(devices):
     import jax
 
     from rlbench.types import Status, Step
@@ -35,43 +35,43 @@ def test_a_reply_whose_verifier_broke_is_neither_right_nor_wrong(devices):
     class Breaks(Copy):
         """Cannot judge the prompts of "a", whatever it says of their reward; all others are right."""
 
-        def step(self, state: str, reply: str) -> Step:
+        def step(self, state: str, completion: str) -> Step:
             return Step(state, None, 1.0, Status.INFRASTRUCTURE if state == "a" else Status.PASSED)
 
     model = small_model()
-    settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, transcripts=0)
+    settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, trajectories=0)
     actor, problems = actor_of(model, Breaks(), devices), problems_of(Copy(), 6)
-    report, likeliest, _ = evaluate(settings, problems, actor, model.init(jax.random.key(0)), 0)
-    assert report["heldout/infrastructure_failures"] == 2 * 3
-    assert report["heldout/accuracy"] == report["heldout/sampled_accuracy"] == report["heldout/pass@1"] == 1
-    assert likeliest.solved.sum() == likeliest.judged.sum() == 4
+    report, greedy, _ = evaluate(settings, problems, actor, model.init(jax.random.key(0)), 0)
+    assert report["eval/infrastructure_failures"] == 2 * 3
+    assert report["eval/accuracy"] == report["eval/sampled_accuracy"] == report["eval/pass@1"] == 1
+    assert greedy.solved.sum() == greedy.judged.sum() == 4
 
 
-def test_the_likeliest_reply_is_measured_apart_from_sampled_ones(devices):
+def test_the_greedy_completion_is_measured_apart_from_sampled_ones(devices):
     import jax
 
     model = small_model()
     actor = actor_of(model, Copy(), devices)
     params = model.init(jax.random.key(0))
     settings = Evaluation(
-        every=1, problems=6, samples=40, pass_at=[1, 40], target=0.9, top_k=0, top_p=1.0, transcripts=0
+        every=1, problems=6, samples=40, pass_at=[1, 40], target=0.9, top_k=0, top_p=1.0, trajectories=0
     )
     problems = problems_of(Copy(), 6)
-    report, likeliest, _ = evaluate(settings, problems, actor, params, 0)
-    # A fresh network is nearly uniform over the end and four letters, and right once in 5 * 5 replies of two tokens.
-    assert 0.0 < report["heldout/sampled_accuracy"] < 0.2
-    assert report["heldout/pass@1"] == pytest.approx(report["heldout/sampled_accuracy"])
-    assert report["heldout/pass@40"] > report["heldout/pass@1"]
-    assert likeliest.solved.mean() == report["heldout/accuracy"]
+    report, greedy, _ = evaluate(settings, problems, actor, params, 0)
+    # A fresh network is nearly uniform over the end and four letters, right in one of 5 * 5 completions of two tokens.
+    assert 0.0 < report["eval/sampled_accuracy"] < 0.2
+    assert report["eval/pass@1"] == pytest.approx(report["eval/sampled_accuracy"])
+    assert report["eval/pass@40"] > report["eval/pass@1"]
+    assert greedy.solved.mean() == report["eval/accuracy"]
     assert evaluate(settings, problems, actor, params, 0)[0] == report
     later, _, _ = evaluate(settings, problems, actor, params, 1)
-    assert later != report and later["heldout/accuracy"] == report["heldout/accuracy"]
+    assert later != report and later["eval/accuracy"] == report["eval/accuracy"]
 
 
 class Numbered(Copy):
     """Problems by their numbers: what each asks, and its key."""
 
-    bounds = Bounds(alphabet=frozenset("0123456789guess"), prompt=5, reply=1)
+    bounds = Bounds(alphabet=frozenset("0123456789guess"), prompt=5, completion=1)
 
     def __init__(self, ask=str, key=lambda seed: None):
         self.ask, self.key = ask, key
@@ -117,7 +117,7 @@ def test_the_functions_of_code_are_asked_once_each():
 
     found = [problem for _, problem in distinct_problems(code(), "heldout", 64)]
     grid = range(-50, 50)
-    assert len({tuple(eval(problem.state.gold, {"x": x}) for x in grid) for problem in found}) == len(found) == 64
+    assert len({tuple(eval(problem.state.solution, {"x": x}) for x in grid) for problem in found}) == len(found) == 64
 
 
 @pytest.mark.parametrize("asked", [3, 5])
@@ -129,10 +129,10 @@ def test_devices_need_not_divide_the_problems(devices, asked):
 
     model, problems = small_model(), problems_of(Copy(), asked)
     params = model.init(jax.random.key(0))
-    settings = Evaluation(every=1, problems=64, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, transcripts=64)
+    settings = Evaluation(every=1, problems=64, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, trajectories=64)
     one, four = (
         evaluate(settings, problems, actor_of(model, Copy(), where), where.replicate(params), 0)
         for where in (devices, Devices())
     )
-    assert one.metrics == four.metrics and one.metrics["heldout/problems"] == asked
-    assert len(four.likeliest.judged) == len(four.transcripts) == asked
+    assert one.metrics == four.metrics and one.metrics["eval/problems"] == asked
+    assert len(four.greedy.judged) == len(four.trajectories) == asked

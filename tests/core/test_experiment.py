@@ -1,4 +1,4 @@
-"""Whole runs, in this process: their ledgers close, and find what was put there to be found."""
+"""Whole runs, in this process: their ledgers reconcile, and find what was put there to be found."""
 
 import json
 import time
@@ -32,7 +32,7 @@ def ledger_of(plan, folder) -> dict:
 
 
 class Slow:
-    """A task whose verifier sleeps over every training reply, in the manner of a sandbox that is busy."""
+    """A task whose verifier sleeps over every training completion, in the manner of a sandbox that is busy."""
 
     def __init__(self, task, seconds):
         self.task, self.seconds, self.bounds = task, seconds, task.bounds
@@ -42,25 +42,25 @@ class Slow:
         problem = self.task.problem(seed, split)
         return problem._replace(state=(split, problem.state))
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         split, inner = state
         if split == "train":
             began = time.perf_counter()
             time.sleep(self.seconds)
             self.slept += time.perf_counter() - began
-        return self.task.step(inner, reply)._replace(cpu_seconds=0.001)
+        return self.task.step(inner, completion)._replace(cpu_seconds=0.001)
 
-    def gold(self, state):
-        return self.task.gold(state[1])
+    def solution(self, state):
+        return self.task.solution(state[1])
 
 
 def test_the_time_to_a_target_leaves_evaluation_out(plan_of, tmp_path):
     plan = plan_of("grpo", "steps=4", "evaluation.target=0.5")
 
     class Rising(Slow):
-        """Held-out replies are right from the second evaluation on, and an evaluation takes its time."""
+        """Held-out completions are right from the second evaluation on, and an evaluation takes its time."""
 
-        def step(self, state, reply):
+        def step(self, state, completion):
             split, inner = state
             self.asked += split == "heldout"
             right = split == "train" or self.asked > 8 * (1 + 2)
@@ -88,7 +88,7 @@ def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
     task = Slow(plan.task, 0.01)
     ledger, slept = ledger_of(plan._replace(task=task), tmp_path), task.slept
     assert slept >= 8 * 16 * 0.01
-    assert ledger["time"]["devices"]["waiting for verification"] == pytest.approx(slept, rel=0.1)
+    assert ledger["time"]["devices"]["waiting_for_verification"] == pytest.approx(slept, rel=0.1)
     assert ledger["time"]["actor"]["verifying"] == pytest.approx(slept, rel=0.1)
     verification = ledger["verification"]
     assert verification["wall_seconds"] == pytest.approx(slept, rel=0.1)
@@ -98,13 +98,13 @@ def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
 
 
 class Alternating:
-    """A task that pays for every other reply, whatever it is."""
+    """A task that pays for every other completion, whatever it is."""
 
     def __init__(self, task):
-        self.task, self.bounds, self.problem, self.gold = task, task.bounds, task.problem, task.gold
+        self.task, self.bounds, self.problem, self.solution = task, task.bounds, task.problem, task.solution
         self.judged = 0
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         self.judged += 1
         paid = self.judged % 2 == 0
         return Step(state, None, float(paid), Status.PASSED if paid else Status.WRONG)
@@ -116,21 +116,21 @@ def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, al
     ledger = ledger_of(plan._replace(task=Alternating(plan.task)), tmp_path)
     compute = ledger["compute"]
     executed, useful = compute["executed"]["cells"], compute["useful"]
-    assert set(executed) >= {"prefill", "decode", "train forward", "train backward", "optimizer", "evaluation"}
+    assert set(executed) >= {"prefill", "decode", "train_forward", "train_backward", "optimizer", "evaluation"}
     networks = set(ledger["memory"]["components"])
     assert networks <= set(compute["executed"]["by_component"]) <= networks | {"shared"}
-    assert compute["untold"] == []
+    assert compute["uncounted"] == []
     # Masks, padding and elementwise work: more is executed than is useful, but not by orders of magnitude.
-    for phase in ("prefill", "decode", "train forward", "train backward"):
+    for phase in ("prefill", "decode", "train_forward", "train_backward"):
         share = useful["by_phase"][phase] / compute["executed"]["by_phase"][phase]
         assert 0.3 < share <= 1, phase
     if "score" in useful["by_phase"]:
         assert 0.3 < useful["by_phase"]["score"] / compute["executed"]["by_phase"]["score"] <= 1
-    trained = executed["train backward"]["policy"] / executed["train forward"]["policy"]
+    trained = executed["train_backward"]["policy"] / executed["train_forward"]["policy"]
     assert 1.5 < trained < 2.5
     assert compute["executed"]["in_flight"] == ledger["rollouts"]["in_flight"] == 0
     fates = ledger["rollouts"]["by_fate"]
-    assert fates["trained"] + fates["zero advantage"] == 48
+    assert fates["trained"] + fates["zero_advantage"] == 48
     assert ledger["rollouts"]["generated"] == 48 + fates["filtered"]
     assert ledger["time"]["idle"] > 0
 
@@ -140,7 +140,7 @@ def test_every_algorithm_is_accounted_for_without_its_help(plan_of, tmp_path, al
 def test_a_batch_is_sampled_until_it_is_full_of_what_the_algorithm_keeps(
     plan_of, tmp_path, runner, rounds, generated, trained
 ):
-    plan = plan_of("expert_iteration", f"runner={runner}", f"batch.rounds={rounds}", "warm_start.steps=0")
+    plan = plan_of("expert_iteration", f"runner={runner}", f"batch.max_sampling_rounds={rounds}", "warm_start.steps=0")
     ledger = ledger_of(plan._replace(task=Alternating(plan.task)), tmp_path)
     fates = ledger["rollouts"]["by_fate"]
     assert (ledger["rollouts"]["generated"], fates["trained"]) == (generated, trained)
@@ -152,7 +152,7 @@ def test_a_batch_is_sampled_until_it_is_full_of_what_the_algorithm_keeps(
 
 
 def test_a_batch_of_which_nothing_is_kept_changes_nothing(plan_of, tmp_path):
-    plan = plan_of("expert_iteration", "batch.rounds=2", "warm_start.steps=0")
+    plan = plan_of("expert_iteration", "batch.max_sampling_rounds=2", "warm_start.steps=0")
     experiment = Experiment(plan._replace(task=Slow(plan.task, 0.0)), tmp_path)  # a random network solves nothing
     experiment.go()
     start = plan.model.init(jax.random.split(jax.random.key(plan.warm_start.seed))[0])
@@ -183,15 +183,15 @@ def test_a_reference_costs_its_parameters_alone(plan_of, tmp_path):
 
 
 class Breaks(Slow):
-    """One that loses every third reply, and takes too long over every third."""
+    """One that loses every third completion, and takes too long over every third."""
 
     calls = 0
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         split, _ = state
         self.calls += split == "train"
         status = (Status.INFRASTRUCTURE, Status.TIMEOUT, None)[self.calls % 3] if split == "train" else None
-        step = super().step(state, reply)
+        step = super().step(state, completion)
         return step._replace(status=status, reward=0.0) if status else step
 
 
@@ -199,11 +199,11 @@ def test_fates_are_of_the_first_cause_and_attributes_apart(plan_of, tmp_path):
     plan = plan_of("grpo", "warm_start.steps=0", "verifier.max_failures=1")
     ledger = ledger_of(plan._replace(task=Breaks(plan.task, 0.0)), tmp_path)
     fates = ledger["rollouts"]["by_fate"]
-    assert fates["infrastructure failure"] == ledger["rollouts"]["attributes"]["timed_out"] == 16
+    assert fates["infrastructure_failure"] == ledger["rollouts"]["attributes"]["timed_out"] == 16
     assert ledger["verification"]["timeouts"] == 16
     # A random network earns nothing: every group's rewards are equal.
-    assert fates["zero advantage"] == 32 and fates["trained"] == 0
-    assert ledger["compute"]["executed"]["by_fate"]["infrastructure failure"] > 0
+    assert fates["zero_advantage"] == 32 and fates["trained"] == 0
+    assert ledger["compute"]["executed"]["by_fate"]["infrastructure_failure"] > 0
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["rollouts/timed_out"] == 16
 
 
@@ -215,13 +215,13 @@ def test_four_devices_execute_what_one_does(plan_of, tmp_path):
     )
     # Each updates all parameters, and adds up gradients of all of them.
     assert four.pop("optimizer") == pytest.approx(4 * one.pop("optimizer"), rel=0.02)
-    assert 1 < four.pop("warm start") / one.pop("warm start") < 1.5
+    assert 1 < four.pop("warm_start") / one.pop("warm_start") < 1.5
     assert {name: four[name] for name in one} == pytest.approx(one, rel=0.02)
 
 
 def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypatch):
-    from rlbench.accounting.closing import DoesNotClose
     from rlbench.accounting.ledger import Totals
+    from rlbench.accounting.reconcile import DoesNotReconcile
 
     def forgetful(self, tally, fates, acted):
         settle(self, tally, fates, acted)
@@ -229,7 +229,7 @@ def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypa
 
     settle = Totals.settle
     monkeypatch.setattr(Totals, "settle", forgetful)
-    with pytest.raises(DoesNotClose, match="rollouts: by fate and in flight, generated"):
+    with pytest.raises(DoesNotReconcile, match="rollouts: by fate and in flight, generated"):
         run(plan_of("grpo"), tmp_path)
     assert not (tmp_path / "summary.json").exists()
 
@@ -265,11 +265,11 @@ def test_every_held_out_problem_of_a_small_task_is_asked_once(plan_of, tmp_path,
     asked = []
     for seed in (0, 1):
         words = ["steps=0", f"seed={seed}", "warm_start.steps=0", "batch.rollouts=32"]
-        words += ["evaluation.problems=64", "evaluation.transcripts=64"]
+        words += ["evaluation.problems=64", "evaluation.trajectories=64"]
         run(plan_of("grpo", *words, devices=4), tmp_path)
-        assert json.loads((tmp_path / "summary.json").read_text())["heldout_problems"] == 14
-        assert json.loads((tmp_path / "metrics.jsonl").read_text())["heldout/problems"] == 14
-        kept = [json.loads(line) for line in (tmp_path / "transcripts.jsonl").read_text().splitlines()]
+        assert json.loads((tmp_path / "summary.json").read_text())["eval_problems"] == 14
+        assert json.loads((tmp_path / "metrics.jsonl").read_text())["eval/problems"] == 14
+        kept = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
         asked.append([row["prompt"] for row in kept])
     assert len(set(asked[0])) == 14 and asked[0] == asked[1]
     assert "evaluation.problems=64: the task has 14 distinct held-out problems; all are used" in caplog.text
@@ -303,7 +303,7 @@ class Unpayable(Slow):
 
     calls = 0
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         split, _ = state
         self.calls += split == "train"
         paid = (float("nan"), float("inf"), 1e300, 1.0)[self.calls % 4] if split == "train" else float("nan")
@@ -317,12 +317,12 @@ def test_a_reward_that_is_no_number_is_the_tasks_failure(plan_of, tmp_path, capl
     log = rows_of(tmp_path)
     assert [row["infrastructure_failures"] for row in log[1:]] == [12] * 3
     assert [row["reward"] for row in log[1:]] == [1.0] * 3
-    assert log[0]["heldout/accuracy"] is log[0]["heldout/pass@1"] is summary["accuracy_after"] is None
+    assert log[0]["eval/accuracy"] is log[0]["eval/pass@1"] is summary["accuracy_after"] is None
     assert summary["status"] == "finished" and summary["accuracy_before"] is None
-    assert "held-out accuracy at step 0 is unknown: no reply could be judged" in caplog.messages
-    kept = [json.loads(line) for line in (tmp_path / "transcripts.jsonl").read_text().splitlines()]
+    assert "held-out accuracy at step 0 is unknown: no completion could be judged" in caplog.messages
+    kept = [json.loads(line) for line in (tmp_path / "trajectories.jsonl").read_text().splitlines()]
     assert {row["status"] for row in kept} == {"infrastructure"}
-    assert all(row["detail"] == f"Unpayable paid nan for {row['replies'][-1]!r}" for row in kept)
+    assert all(row["detail"] == f"Unpayable paid nan for {row['completions'][-1]!r}" for row in kept)
     show_tables([tmp_path])
 
 
@@ -337,8 +337,8 @@ def test_a_step_that_diverged_is_in_the_ledger(plan_of, tmp_path):
         run(plan._replace(algorithm=plan.algorithm._replace(loss=loss)), tmp_path)
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     fates = ledger["rollouts"]["by_fate"]
-    assert fates["trained"] + fates["zero advantage"] == 16 and fates["stale"] == 0
-    assert ledger["compute"]["executed"]["by_phase"]["train backward"] > 0
+    assert fates["trained"] + fates["zero_advantage"] == 16 and fates["stale"] == 0
+    assert ledger["compute"]["executed"]["by_phase"]["train_backward"] > 0
     assert json.loads((tmp_path / "summary.json").read_text())["learner_steps"] == 0
 
 

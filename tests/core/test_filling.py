@@ -9,7 +9,7 @@ from tests.fakes import as_numpy, rollouts_of
 
 
 def round_of(number: int, length: int = 3) -> Batch:
-    """Two groups of two; the reward of row r of round n is 10 n + r, and so is its transcript."""
+    """Two groups of two; the reward of row r of round n is 10 n + r, and so is its trajectory."""
     reward = np.zeros((4, length), np.float32)
     reward[:, -1] = 10 * number + np.arange(4)
     rollouts = as_numpy(rollouts_of(reward, group=[0, 0, 1, 1]))
@@ -33,7 +33,7 @@ def test_one_round_is_enough_where_all_is_kept():
     for got, expected in zip(batch.rollouts, round_of(0).rollouts, strict=True):
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == expected.dtype
-    assert batch.rows.tolist() == [0, 1, 2, 3] and batch.transcripts == [0, 1, 2, 3]
+    assert batch.rows.tolist() == [0, 1, 2, 3] and batch.trajectories == [0, 1, 2, 3]
 
 
 def test_groups_of_several_rounds_stay_apart_and_whole():
@@ -42,8 +42,8 @@ def test_groups_of_several_rounds_stay_apart_and_whole():
     assert batch.rollouts.reward.sum(axis=1).tolist() == [2, 3, 10, 11]
     a, b, c, d = batch.rollouts.group
     assert a == b != c == d and batch.rollouts.group.max() < 4
-    assert batch.rows.tolist() == [2, 3, 4, 5], "places among all transcripts"
-    assert batch.transcripts == [0, 1, 2, 3, 10, 11, 12, 13]
+    assert batch.rows.tolist() == [2, 3, 4, 5], "places among all trajectories"
+    assert batch.trajectories == [0, 1, 2, 3, 10, 11, 12, 13]
 
 
 def test_what_is_kept_too_much_is_left_out():
@@ -59,7 +59,7 @@ def test_what_is_missing_when_the_rounds_are_over_did_not_happen(kept):
     assert batch.rows.tolist() == kept + [-1] * missing
     assert not batch.rollouts.mask[len(kept) :].any() and not batch.rollouts.reward[len(kept) :].any()
     assert len(set(batch.rollouts.group.tolist())) == 4 and batch.rollouts.group.max() < 4
-    assert len(batch.transcripts) == 8
+    assert len(batch.trajectories) == 8
 
 
 def test_rows_of_several_lengths_are_padded_to_the_longest():

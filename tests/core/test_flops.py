@@ -14,7 +14,7 @@ from rlbench.accounting import flops
 from rlbench.accounting.flops import count, networks_of
 from rlbench.acting.generate import prefill
 from rlbench.devices import Devices
-from rlbench.learning.learner import Learner, Spending
+from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.models.tokenizers import Characters
 from rlbench.types import Phase
 from tests.fakes import algorithm_of, as_numpy, rollouts_of, small_model
@@ -50,7 +50,7 @@ def test_executed_is_what_xla_counts(shape, backward):
     counted = trace(function, networks, tokens, phase=Phase.SCORE)
     by_xla = jax.jit(function).lower(networks, tokens).compile().cost_analysis()["flops"]
     assert counted.fixed.total() == pytest.approx(by_xla, rel=0.02)
-    assert not counted.trip and not counted.untold
+    assert not counted.iteration and not counted.uncounted
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_a_scan_costs_its_length_and_a_while_loop_what_a_trip_costs():
     product = 2 * 3 * 5 * 5
     assert trace(scanned, *arguments, phase="p").fixed == {("p", "a"): 7 * product}
     work = trace(looped, *arguments, phase="p", loop=True)
-    assert not work.fixed and work.trip == {("p", "a"): product}
+    assert not work.fixed and work.iteration == {("p", "a"): product}
     whole = Counter()
-    work.add_to(whole, trips=4)
+    work.add_to(whole, iterations=4)
     assert whole == {("p", "a"): 4 * product}
 
 
@@ -92,11 +92,11 @@ def test_loops_whose_trips_nobody_tells_count_once_and_are_told(products_only):
         return loop(lambda x: x @ networks["a"] @ networks["a"])(loop(lambda x: x @ networks["a"])(x))
 
     arguments, product = ({"a": matrix(5, 5)}, matrix(3, 5)), 2 * 3 * 5 * 5
-    assert trace(loop(lambda x: x @ x), matrix(5, 5), networks=()).untold == ("a loop of unknown length",)
-    for function, once, trip in ((nested, 0, product), (in_a_row, 2 * product, product)):
+    assert trace(loop(lambda x: x @ x), matrix(5, 5), networks=()).uncounted == ("a loop of unknown length",)
+    for function, once, iteration in ((nested, 0, product), (in_a_row, 2 * product, product)):
         work = trace(function, *arguments, loop=True)
-        assert (work.fixed.total(), work.trip.total()) == (once, trip), function
-        assert len(work.untold) == 1
+        assert (work.fixed.total(), work.iteration.total()) == (once, iteration), function
+        assert len(work.uncounted) == 1
     assert trace(in_a_row, *arguments).fixed.total() == 3 * product
 
 
@@ -109,8 +109,8 @@ def test_loops_whose_trips_nobody_tells_count_once_and_are_told(products_only):
     ],
 )
 def test_what_cannot_be_counted_is_told(hidden, name):
-    untold = trace(lambda networks, x: hidden(x) @ networks["a"], {"a": matrix(5, 5)}, matrix(5, 5)).untold
-    assert any(name in told for told in untold), untold
+    uncounted = trace(lambda networks, x: hidden(x) @ networks["a"], {"a": matrix(5, 5)}, matrix(5, 5)).uncounted
+    assert any(name in told for told in uncounted), uncounted
 
 
 def test_what_makes_no_numbers_is_free(products_only):
@@ -120,7 +120,7 @@ def test_what_makes_no_numbers_is_free(products_only):
         return jnp.where(x > 0, x, jnp.take(x, jnp.array([1, 0, 2]), axis=0))
 
     work = trace(moving, {}, matrix(3, 5))
-    assert not work.fixed and not work.untold
+    assert not work.fixed and not work.uncounted
 
 
 def test_constants_are_worked_out_beforehand():
@@ -265,8 +265,8 @@ def products_of(hlo: str) -> int:
                 contracted = numbers(re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)[1])
                 total += 2 * math.prod(numbers(dot[1])) * math.prod(shapes[dot[2]][axis] for axis in contracted)
             if " while(" in line:
-                trips = int(re.search(r'known_trip_count":\{"n":"(\d+)"', line)[1])
-                total += trips * cost(re.search(r"body=%?([\w.\-]+)", line)[1])
+                iterations = int(re.search(r'known_trip_count":\{"n":"(\d+)"', line)[1])
+                total += iterations * cost(re.search(r"body=%?([\w.\-]+)", line)[1])
             total += sum(cost(inner) for inner in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line))
         return total
 
@@ -276,11 +276,11 @@ def products_of(hlo: str) -> int:
 def programs_of(microbatch_tokens: int) -> list:
     """Score and update of a learner step of GRPO on four devices, as compiled: 16 rows of 10 tokens."""
     model = small_model(width=64, hidden=128, chunk_tokens=microbatch_tokens)
-    spending = Spending(1, 1, microbatch_tokens)
-    learner = Learner(algorithm_of("grpo", model), optax.adam(1e-3), spending, Devices(), seed=0, donate=False)
+    update_config = UpdateConfig(1, 1, microbatch_tokens)
+    learner = Learner(algorithm_of("grpo", model), optax.adam(1e-3), update_config, Devices(), seed=0, donate=False)
     state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
     rollouts = rollouts_of(np.random.default_rng(0).random((16, 10)), group=np.arange(16) // 4)
-    learner.step(state, learner.devices.spread(as_numpy(rollouts)))
+    learner.step(state, learner.devices.shard(as_numpy(rollouts)))
     return [compiled for program in (learner.score, learner.update) for compiled in program._executables.values()]
 
 

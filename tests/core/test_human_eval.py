@@ -55,17 +55,17 @@ def test_a_split_depends_on_nothing_but_the_prompt(file):
 
 
 @needs_sandbox
-def test_the_reply_continues_the_prompt(file):
+def test_the_completion_continues_the_prompt(file):
     task = human_eval(file(*(row(number) for number in range(10))))
     states = [task.problem(0, "train").state]
-    gold = states[0].gold
-    for reply, status in (
-        (gold, Status.PASSED), ("    return half(x)\n", Status.WRONG),
+    solution = states[0].solution
+    for completion, status in (
+        (solution, Status.PASSED), ("    return half(x)\n", Status.WRONG),
         ("    pass\n", Status.WRONG), ("", Status.WRONG), ("    return x +", Status.ERROR),
         ("    return check\n", Status.ERROR), ("    while True: pass\n", Status.TIMEOUT),
     ):  # fmt: skip
-        (step,) = VERIFIER.play(task, states, reply)
-        assert (step.reward, step.status) == (float(status == Status.PASSED), status), (reply, step)
+        (step,) = VERIFIER.play(task, states, completion)
+        assert (step.reward, step.status) == (float(status == Status.PASSED), status), (completion, step)
 
 
 def test_it_is_told_what_is_wrong_with_a_file(file):

@@ -10,9 +10,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from rlbench.learning.estimators import group_centred, over_tokens, whiten
-from rlbench.learning.imitation import imitation
-from rlbench.learning.learner import Learner, Spending
+from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.learning.objectives import MEANS, token_mean
+from rlbench.learning.sft import sft
 from rlbench.models.likelihood import token_logp
 from rlbench.models.tokenizers import END
 from rlbench.testing import algorithm_case
@@ -22,7 +22,7 @@ from tests.fakes import algorithm_of, as_numpy, rollouts_of, small_model
 MODEL = small_model(hidden=16)
 SMALL = {"ppo": {"critic": {"width": 8}}}
 NO_KL = {"kl_coef": 0.0}
-# Those whose advantage is relative to the group, as they are where no divergence is in a reward or a loss.
+# Those whose advantage is relative to the group, as they are where no KL term is in a reward or a loss.
 GROUP_RELATIVE = {
     "grpo": NO_KL,
     "dr_grpo": NO_KL,
@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
 
 def case_of(option: str, **changes) -> Case:
-    """The contract's batch, ragged and stale and with a row that did not happen."""
+    """The contract's batch, ragged and stale and with a masked row."""
     algorithm = algorithm_of(option, MODEL, **SMALL.get(option, {}), **changes)
     kit = algorithm_case(algorithm, MODEL)
     return Case(algorithm, kit.trainable, kit.frozen, kit.rollouts)
@@ -74,7 +74,7 @@ def with_ratio(case: Case, log_ratio) -> Case:
 
 
 def of_length(length: int, case: Case) -> Case:
-    """Replies that all have as many tokens, in every row."""
+    """Completions that all have as many tokens, in every row."""
     rows, width = case.rollouts.mask.shape
     position = jnp.arange(width)
     mask = jnp.broadcast_to((position >= 2) & (position < 2 + length), (rows, width))
@@ -98,7 +98,7 @@ def assert_same(one, other, scale: float = 1.0) -> None:
 
 def test_dr_grpo_on_equal_lengths_is_mean_only_grpo_up_to_its_constant():
     case = of_length(4, case_of("dr_grpo", clip=0.2, length=32.0))
-    grpo = algorithm_of("grpo", MODEL, kl_coef=0.0, mean_over="sequences")
+    grpo = algorithm_of("grpo", MODEL, kl_coef=0.0, loss_aggregation="sequences")
     mean_only = over_tokens(group_centred(case.rollouts)[0], case.rollouts)
     assert_same(gradient(case), gradient(case, grpo, {"advantage": mean_only}), scale=4 / 32)
 
@@ -112,7 +112,7 @@ def test_rloo_in_groups_of_two_is_twice_the_centred_reward():
 
 
 def test_ppo_undiscounted_with_a_zero_critic_has_the_return_as_its_advantage_before_whitening():
-    case = case_of("ppo", gamma=1.0, lam=1.0)
+    case = case_of("ppo", gamma=1.0, gae_lambda=1.0)
     critic = jax.tree.map(jnp.zeros_like, case.trainable["critic"])
     scores = case._replace(trainable=case.trainable | {"critic": critic}).score()
     reward = np.where(case.rollouts.mask, case.rollouts.reward, 0.0)
@@ -123,7 +123,7 @@ def test_ppo_undiscounted_with_a_zero_critic_has_the_return_as_its_advantage_bef
 
 
 def test_expert_iteration_on_a_solved_batch_is_supervised_learning(devices):
-    """All is kept, and a learner step is imitation's: the same parameters afterwards."""
+    """All is kept, and a learner step is SFT's: the same parameters afterwards."""
     case = case_of("expert_iteration")
     mask = case.rollouts.mask.at[5].set(case.rollouts.mask[4])
     last = mask & (jnp.cumsum(mask, axis=1) == mask.sum(axis=1, keepdims=True))
@@ -131,11 +131,11 @@ def test_expert_iteration_on_a_solved_batch_is_supervised_learning(devices):
     assert case.algorithm.keep(rollouts).all()
 
     def after(algorithm: Algorithm):
-        learner = Learner(algorithm, optax.adam(1e-2), Spending(2, 2, 10**6), devices, seed=0, donate=True)
+        learner = Learner(algorithm, optax.adam(1e-2), UpdateConfig(2, 2, 10**6), devices, seed=0, donate=True)
         state = learner.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
-        return as_numpy(learner.step(state, devices.spread(as_numpy(rollouts)))[0].trainable)
+        return as_numpy(learner.step(state, devices.shard(as_numpy(rollouts)))[0].trainable)
 
-    jax.tree.map(np.testing.assert_array_equal, after(case.algorithm), after(imitation(MODEL)))
+    jax.tree.map(np.testing.assert_array_equal, after(case.algorithm), after(sft(MODEL)))
 
 
 @pytest.mark.parametrize("option", GROUP_RELATIVE)
@@ -156,28 +156,28 @@ def test_groups_of_equal_rewards_teach_exactly_nothing(option):
 
 @pytest.mark.parametrize("option", ["async_grpo", "async_grpo_areal"])
 def test_async_grpo_on_fresh_data_is_grpo(option):
-    same = {"kl_coef": 0.04, "epsilon": 1e-6, "mean_over": "sequences"}
+    same = {"kl_coef": 0.04, "advantage_eps": 1e-6, "loss_aggregation": "sequences"}
     fresh = with_ratio(case_of(option, **same), 0.0)
     assert_same(gradient(fresh), gradient(fresh, algorithm_of("grpo", MODEL, **same)))
 
 
 @pytest.mark.parametrize(("ratio", "weight"), [(0.1, 0.1), (1.9, 1.9), (2.1, 0.0), (1e9, 0.0)])
 def test_a_masked_token_weighs_nothing_and_others_their_ratio(ratio, weight):
-    case = case_of("async_grpo_areal", most=2.0)
+    case = case_of("async_grpo_areal", is_mask_threshold=2.0)
     fresh, stale = (with_ratio(case, np.log(r)).score()["advantage"] for r in (1.0, ratio))
     np.testing.assert_allclose(stale, weight * fresh, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("ratio", "weight"), [(1.5, 1.5), (5.0, 2.0), (0.1, 0.1)])
 def test_a_truncated_token_weighs_its_ratio_and_2_at_most(ratio, weight):
-    case = case_of("async_grpo", truncation=2.0, **NO_KL)
+    case = case_of("async_grpo", is_cap=2.0, **NO_KL)
     fresh, stale = (with_ratio(case, shift).score()["advantage"] for shift in (0.0, np.log(ratio)))
     np.testing.assert_allclose(stale, weight * fresh, rtol=1e-4, atol=1e-6)
 
 
-def test_dapo_on_replies_that_are_not_too_long_is_grpo_over_tokens():
+def test_dapo_on_completions_that_are_not_too_long_is_grpo_over_tokens():
     case = case_of("dapo", clip=0.2)
-    assert_same(gradient(case), gradient(case, algorithm_of("grpo", MODEL, kl_coef=0.0, mean_over="tokens")))
+    assert_same(gradient(case), gradient(case, algorithm_of("grpo", MODEL, kl_coef=0.0, loss_aggregation="tokens")))
 
 
 def test_gspo_with_equal_ratios_in_a_sequence_is_grpo():
@@ -185,21 +185,21 @@ def test_gspo_with_equal_ratios_in_a_sequence_is_grpo():
     clip = {"low": 0.2, "high": 0.28}
     log_ratio = jnp.linspace(-0.5, 0.5, 12)[:, None]
     case = with_ratio(case_of("gspo", clip=clip), log_ratio)
-    grpo = algorithm_of("grpo", MODEL, clip=clip, kl_coef=0.0, mean_over="sequences")
+    grpo = algorithm_of("grpo", MODEL, clip=clip, kl_coef=0.0, loss_aggregation="sequences")
     assert_same(gradient(case), gradient(case, grpo))
     ours, theirs = (case._replace(algorithm=a).loss(case.rollouts, case.score()) for a in (case.algorithm, grpo))
     np.testing.assert_allclose(ours.total, theirs.total, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("option", "mean_over"), [("cispo", "tokens"), ("rloo", "sums"), ("gspo", "sequences")])
-def test_on_fresh_data_it_is_reinforce(option, mean_over):
+@pytest.mark.parametrize(("option", "loss_aggregation"), [("cispo", "tokens"), ("rloo", "sums"), ("gspo", "sequences")])
+def test_on_fresh_data_it_is_reinforce(option, loss_aggregation):
     """The gradient of advantage times log-probability, added up as the algorithm does."""
     fresh = with_ratio(case_of(option), 0.0)
     advantage = fresh.score()["advantage"]
 
     def reinforce(policy):
         logp = token_logp(MODEL, policy, fresh.rollouts)
-        loss = MEANS[mean_over](-advantage * logp, fresh.rollouts, {})
+        loss = MEANS[loss_aggregation](-advantage * logp, fresh.rollouts, {})
         return loss.total / loss.weight
 
     assert_same(gradient(fresh), jax.grad(reinforce)(fresh.trainable["policy"]))
@@ -232,24 +232,24 @@ def test_maxrl_and_grpo_agree_on_which_way_and_not_on_how_far():
 
 
 class TestReinforcePlusPlus:
-    def test_a_tokens_advantage_is_its_whitened_return_of_reward_less_divergence(self):
+    def test_a_tokens_advantage_is_its_whitened_return_of_reward_less_kl(self):
         case = case_of("reinforce_plus_plus", kl_coef=0.5, gamma=0.9)
         reference = jax.tree.map(lambda x: 0.5 * x, case.trainable["policy"])
         case = case._replace(frozen={"reference": reference})
         rollouts: Rollouts = as_numpy(case.rollouts)
-        divergence = rollouts.logp - np.asarray(token_logp(MODEL, reference, case.rollouts))
+        kl = rollouts.logp - np.asarray(token_logp(MODEL, reference, case.rollouts))
         expected = np.zeros(rollouts.mask.shape)
         for row in range(len(expected)):
             to_go = 0.0
             for t in reversed(np.flatnonzero(rollouts.mask[row])):  # the environment's tokens take no time
-                to_go = rollouts.reward[row, t] - 0.5 * divergence[row, t] + 0.9 * to_go
+                to_go = rollouts.reward[row, t] - 0.5 * kl[row, t] + 0.9 * to_go
                 expected[row, t] = to_go
         chosen = expected[rollouts.mask]
         expected = np.where(rollouts.mask, (expected - chosen.mean()) / chosen.std(ddof=1), 0.0)
         np.testing.assert_allclose(case.score()["advantage"], expected, atol=1e-4)
 
     def test_with_a_baseline_the_group_is_centred_and_the_batch_scaled(self):
-        # Rewards 1, 0 and 5, 5, 5; every reply has two tokens: centred 1/2, -1/2, 0, 0, 0, unbiased variance 1/9.
+        # Rewards 1, 0 and 5, 5, 5; every completion has two tokens: centred 1/2, -1/2, 0, 0, 0, unbiased variance 1/9.
         rollouts = rollouts_of([[0, 1], [0, 0], [0, 5], [0, 5], [0, 5]], group=[0, 0, 1, 1, 1])
         ours = algorithm_of("reinforce_plus_plus_baseline", MODEL, kl_coef=0.0)
         advantage = ours.score(None, {}, rollouts, 0)["advantage"]
@@ -264,7 +264,7 @@ class TestDAPO:
         # 2, 4 and 8 tokens, falling from 3 to 5: rewards 1, 1/2 and 0, deviation 1/2.
         rollouts = rollouts_of(np.zeros((3, 8)), mask=np.arange(8) < np.array([[2], [4], [8]]))
         rollouts = rollouts._replace(reward=rollouts.reward.at[jnp.arange(3), jnp.array([1, 3, 7])].set(1.0))
-        scores = self.of(overlong_from=3, overlong_to=5, epsilon=0.0).score(None, {}, rollouts, 0)
+        scores = self.of(overlong_from=3, overlong_to=5, advantage_eps=0.0).score(None, {}, rollouts, 0)
         np.testing.assert_allclose([row.sum() / n for row, n in zip(scores["advantage"], (2, 4, 8))], [1, 0, -1])
 
     def test_length_is_counted_without_the_environments_text(self):
@@ -283,7 +283,7 @@ class TestDAPO:
     def test_it_clips_higher_than_it_clips_low(self):
         case = with_ratio(case_of("dapo"), np.log(1.25))  # between 1 + 0.2 and 1 + 0.28
         up = case.score() | {"advantage": jnp.where(case.rollouts.mask, 1.0, 0.0)}
-        grpo = algorithm_of("grpo", MODEL, kl_coef=0.0, mean_over="tokens")
+        grpo = algorithm_of("grpo", MODEL, kl_coef=0.0, loss_aggregation="tokens")
         assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradient(case, scores=up)))
         assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient(case, grpo, up)))
 

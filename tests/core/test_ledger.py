@@ -1,4 +1,4 @@
-"""The ledger: what is useful, whose fate pays for it, and totals that have to close."""
+"""The ledger: what is useful, whose fate pays for it, and totals that have to reconcile."""
 
 import copy
 import itertools
@@ -13,9 +13,9 @@ import pytest
 
 from rlbench.accounting import peaks
 from rlbench.accounting.account import Pass, Spent, Verification
-from rlbench.accounting.closing import DoesNotClose, check
 from rlbench.accounting.ledger import Gain, Ledger
 from rlbench.accounting.peaks import PEAKS, Impossible, Peak, peak_of, reached
+from rlbench.accounting.reconcile import DoesNotReconcile, check
 from rlbench.accounting.tally import Tally
 from rlbench.accounting.timeline import Timeline
 from rlbench.accounting.useful import useful_flops
@@ -28,8 +28,8 @@ JUDGED = Verification(calls=4, cpu_seconds=0.5, wall_seconds=1.0, queue_seconds=
 
 
 class TestUseful:
-    def test_a_prompt_shared_by_a_group_and_its_replies(self):
-        """A prompt of 3, for two rows; replies of 2 and 4, whose last tokens nobody reads to say them."""
+    def test_a_prompt_shared_by_a_group_and_its_completions(self):
+        """A prompt of 3, for two rows; completions of 2 and 4, whose last tokens nobody reads to say them."""
         prefill = Pass(Phase.PREFILL, slots=5, fed=np.array([3]), before=0, read=1, copies=2)
         decode = Pass(Phase.DECODE, slots=2 * 3, fed=np.array([1, 3]), before=np.array([3, 3]), read=np.array([1, 3]))
         counted = useful_flops([prefill, decode], {"policy": SIZE}, ran(prefill, decode))
@@ -38,7 +38,7 @@ class TestUseful:
         assert counted[Phase.DECODE, "policy"] == 2 * 100 * 4 + 4 * 8 * (4 + 4 + 5 + 6) + 2 * 40 * 4
 
     def test_a_whole_row_costs_what_its_parts_do(self):
-        """Scored in one pass, or prefilled and decoded: 3 tokens of prompt and a reply of 4."""
+        """Scored in one pass, or prefilled and decoded: 3 tokens of prompt and a completion of 4."""
         prefill = Pass(Phase.PREFILL, 5, np.array([3]), 0, 1)
         decode = Pass(Phase.DECODE, 3, np.array([3]), np.array([3]), np.array([3]))
         score = Pass(Phase.SCORE, 8, np.array([6]), 0, np.array([4]))
@@ -72,7 +72,7 @@ def ran(*passes):
     return Counter({(one.phase, "policy"): 1 for one in passes})
 
 
-def test_passes_are_what_the_transcripts_say(devices):
+def test_passes_are_what_the_trajectories_say(devices):
     """In two turns with an observation between: everything is read once but each row's last token."""
     model = small_model()
     actor = actor_of(model, TwoTurns(), devices)
@@ -81,7 +81,7 @@ def test_passes_are_what_the_transcripts_say(devices):
     by_row = sum(np.repeat(one.fed, one.copies) for one in spent.passes)
     np.testing.assert_array_equal(by_row, tally.tokens - 1)
     read = sum(int(np.broadcast_to(one.read, one.fed.shape).sum()) * one.copies for one in spent.passes)
-    assert read == tally.reply.sum(), "an output for every token chosen"
+    assert read == tally.completion.sum(), "an output for every token chosen"
     assert all((one.fed >= 0).all() and one.fed.sum() <= one.slots for one in spent.passes)
     # What a row's tokens see, each itself included, turn after turn: 1 + 2 + ... as in one pass.
     seen = sum(np.repeat(one.fed * one.before + one.fed * (one.fed + 1) // 2, one.copies) for one in spent.passes)
@@ -93,23 +93,23 @@ def test_passes_are_what_the_transcripts_say(devices):
 def test_decoding_is_counted_by_its_trips(devices):
     """A batch that has ended leaves the loop, and what it did not do is not paid for."""
     model = small_model()
-    params, actor = model.init(jax.random.key(0)), actor_of(model, Copy(), devices, reply=6)
+    params, actor = model.init(jax.random.key(0)), actor_of(model, Copy(), devices, completion=6)
     cost = {}
     for index in range(20):
         batch = actor.play(params, problems_of(Copy(), 1), 1, first_id=index, version=0)
-        cost[int(batch.tally(1).reply.max()) - 1] = actor.account.take().flops["decode", "policy"]
-    trips = sorted(cost)
-    assert len(trips) > 2
-    a_trip = {(cost[more] - cost[fewer]) / (more - fewer) for fewer, more in itertools.pairwise(trips)}
-    assert len(a_trip) == 1 and a_trip.pop() > 2 * model.size(params).body
+        cost[int(batch.tally(1).completion.max()) - 1] = actor.account.take().flops["decode", "policy"]
+    iterations = sorted(cost)
+    assert len(iterations) > 2
+    an_iteration = {(cost[more] - cost[fewer]) / (more - fewer) for fewer, more in itertools.pairwise(iterations)}
+    assert len(an_iteration) == 1 and an_iteration.pop() > 2 * model.size(params).body
 
 
-def tally_of(prompt, reply, **marks) -> Tally:
+def tally_of(prompt, completion, **marks) -> Tally:
     rows = len(prompt)
     no = np.zeros(rows, bool)
     marked = {name: np.array(marks.get(name, no), bool) for name in ("truncated", "timed_out", "broke")}
-    prompt, reply = np.array(prompt), np.array(reply)
-    return Tally(rows // 2, prompt, reply, np.zeros(rows, int), prompt + reply, **marked)
+    prompt, completion = np.array(prompt), np.array(completion)
+    return Tally(rows // 2, prompt, completion, np.zeros(rows, int), prompt + completion, **marked)
 
 
 def ledger_of(peak: Peak = PEAK) -> Ledger:
@@ -118,11 +118,11 @@ def ledger_of(peak: Peak = PEAK) -> Ledger:
 
 
 def sample(ledger: Ledger, index: int = 0) -> None:
-    """Two problems, twice each; prompts of 3 and 1 tokens in 4 slots each, replies of 2, 4, 3 and 1 in 3 trips."""
+    """Two problems, twice each; prompts of 3 and 1 tokens in 4 slots, completions of 2, 4, 3, 1 in 3 iterations."""
     tally = tally_of([3, 3, 1, 1], [2, 4, 3, 1], truncated=[0, 1, 0, 0], broke=[0, 0, 0, 1])
     passes = (
         Pass(Phase.PREFILL, 8, np.array([3, 1]), 0, np.array([1, 1]), copies=2),
-        Pass(Phase.DECODE, 12, tally.reply - 1, tally.prompt, tally.reply - 1),
+        Pass(Phase.DECODE, 12, tally.completion - 1, tally.prompt, tally.completion - 1),
     )
     flops = Counter({(Phase.PREFILL, "policy"): 8000, (Phase.DECODE, "policy"): 12000})
     # The prompt's tokens go through once a problem; the ledger counts them once a row.
@@ -199,7 +199,7 @@ def test_a_batch_of_two_rounds_is_charged_row_by_row_to_what_became_of_it():
         }
     )
     assert not totals.flying
-    report_of(ledger)  # closes
+    report_of(ledger)  # reconciles
 
 
 def report_of(ledger: Ledger, gain: Gain | None = None) -> dict:
@@ -217,7 +217,7 @@ def test_what_is_in_flight_is_no_loss_and_what_is_left_over_is_stale():
     counts = ledger.counts()
     fates = counts["rollouts"]["by_fate"]
     assert counts["rollouts"]["in_flight"] == 0
-    assert fates["stale"] == 3 and fates["infrastructure failure"] == 1 + 1, "the first that applies"
+    assert fates["stale"] == 3 and fates["infrastructure_failure"] == 1 + 1, "the first that applies"
     check(counts, {}, 0.0)
     sample(ledger, index=2)
     assert ledger.counts() == counts, "after the end nothing is entered"
@@ -237,7 +237,7 @@ def test_what_is_in_flight_is_no_loss_and_what_is_left_over_is_stale():
         ("rollouts: by fate", "rollouts by_fate trained"),
         ("rollouts: by fate", "rollouts generated"),
         ("tokens: by fate", "tokens by_fate trained"),
-        ("tokens: by fate", "tokens by_kind reply"),
+        ("tokens: by fate", "tokens by_kind completion"),
     ],
 )
 def test_a_broken_identity_is_refused_by_name(entry, path):
@@ -249,7 +249,7 @@ def test_a_broken_identity_is_refused_by_name(entry, path):
     for name in places:
         place = place[name]
     place[last] += 1
-    with pytest.raises(DoesNotClose, match=entry):
+    with pytest.raises(DoesNotReconcile, match=entry):
         check(broken, {}, 0.0)
 
 
@@ -259,14 +259,14 @@ def test_seconds_that_are_missing_are_refused_by_name(who):
     counts = whole_ledger().counts()
     check(counts, seconds, 10.0)
     seconds[who] = {"a": 9.7}
-    with pytest.raises(DoesNotClose, match=f"seconds: {who}"):
+    with pytest.raises(DoesNotReconcile, match=f"seconds: {who}"):
         check(counts, seconds, 10.0)
 
 
 def test_tokens_that_went_through_no_network_are_refused():
     ledger = ledger_of()
     passes = (Pass(Phase.PREFILL, 8, np.array([3, 1]), 0, 1, copies=2),)
-    with pytest.raises(DoesNotClose, match="tokens sampled"):
+    with pytest.raises(DoesNotReconcile, match="tokens sampled"):
         ledger.sampled(0, tally_of([3, 3, 1, 1], [2, 4, 3, 1]), Spent(Counter(), passes, JUDGED))
 
 
@@ -275,7 +275,7 @@ def test_an_entry_that_fails_leaves_nothing_behind():
     sample(ledger, index=1)
     before = ledger.counts()
     spent = Spent(Counter({(Phase.SCORE, "policy"): 100}), (), Verification())
-    with pytest.raises(DoesNotClose, match="score: tokens, slots"):
+    with pytest.raises(DoesNotReconcile, match="score: tokens, slots"):
         ledger.learned(1, np.arange(4), np.ones(4, bool), 3, 1, spent)
     assert ledger.counts() == before
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlbench.acting.generate import Chooser, Sampling, first_reply, truncate
+from rlbench.acting.generate import Chooser, Sampling, first_completion, truncate
 from rlbench.devices import Devices
 from rlbench.models.cache import branch, empty
 from rlbench.models.likelihood import log_policy, token_logp, token_value
@@ -18,9 +18,11 @@ from tests.fakes import LETTERS, Copy, TwoTurns, actor_of, problems_of, rollouts
 def test_sampled_logp_is_that_of_a_full_forward_pass(devices, temperature, kv_heads):
     model = small_model(layers=2, kv_heads=kv_heads, temperature=temperature)
     params = rough(model.init(jax.random.key(0)))
-    batch = actor_of(model, Copy(), devices, reply=5).play(params, problems_of(Copy(), 48), 4, first_id=0, version=0)
-    lengths = {t.prompt_tokens for t in batch.transcripts}, {t.reply_tokens for t in batch.transcripts}
-    assert min(map(len, lengths)) > 2, "the test wants ragged prompts and replies"
+    batch = actor_of(model, Copy(), devices, completion=5).play(
+        params, problems_of(Copy(), 48), 4, first_id=0, version=0
+    )
+    lengths = {t.prompt_tokens for t in batch.trajectories}, {t.completion_tokens for t in batch.trajectories}
+    assert min(map(len, lengths)) > 2, "the test wants ragged prompts and completions"
     logp = token_logp(model, params, jax.tree.map(jnp.asarray, batch.rollouts))
     np.testing.assert_allclose(np.where(batch.rollouts.mask, batch.rollouts.logp, 0), logp, atol=1e-4)
 
@@ -28,9 +30,9 @@ def test_sampled_logp_is_that_of_a_full_forward_pass(devices, temperature, kv_he
 def test_sampled_logp_holds_over_several_turns(devices):
     model = small_model(layers=2)
     params = rough(model.init(jax.random.key(0)))
-    actor = actor_of(model, TwoTurns(), devices, reply=4)
+    actor = actor_of(model, TwoTurns(), devices, completion=4)
     batch = actor.play(params, problems_of(TwoTurns(), 8), 2, first_id=0, version=0)
-    assert len({t.reply_tokens for t in batch.transcripts}) > 2, "the test wants ragged replies"
+    assert len({t.completion_tokens for t in batch.trajectories}) > 2, "the test wants ragged completions"
     logp = token_logp(model, params, jax.tree.map(jnp.asarray, batch.rollouts))
     np.testing.assert_allclose(batch.rollouts.logp, logp, atol=1e-4)
 
@@ -111,23 +113,23 @@ def test_prompts_and_answers_that_are_read_in_chunks_are_read_the_same(chunk_tok
         )
         for most in (4096, chunk_tokens)
     )
-    assert len({t.replies for t in whole.transcripts}) > 4
-    assert [t.replies for t in whole.transcripts] == [t.replies for t in chunked.transcripts]
+    assert len({t.completions for t in whole.trajectories}) > 4
+    assert [t.completions for t in whole.trajectories] == [t.completions for t in chunked.trajectories]
     np.testing.assert_allclose(whole.rollouts.logp, chunked.rollouts.logp, atol=1e-5)
 
 
 def prefilled(prompts: int, length: int, chunk_tokens: int, devices: Devices):
-    """The compiled program that reads prompts of this length and samples a reply of 2 tokens to each."""
+    """The compiled program that reads prompts of this length and samples a completion of 2 tokens to each."""
     model = small_model(chunk_tokens=chunk_tokens)
     choose = Chooser(jax.random.split(jax.random.key(0), prompts), jnp.zeros(prompts, bool))
     tokens, lengths = jnp.full((prompts, length), 2, jnp.int32), jnp.full(prompts, length, jnp.int32)
 
-    def reply(params, tokens, lengths, choose):
-        return first_reply(model, params, tokens, lengths, choose, Sampling(), 2, 2)
+    def completion(params, tokens, lengths, choose):
+        return first_completion(model, params, tokens, lengths, choose, Sampling(), 2, 2)
 
-    arguments = (devices.replicate(model.init(jax.random.key(0))), *devices.spread((tokens, lengths, choose)))
+    arguments = (devices.replicate(model.init(jax.random.key(0))), *devices.shard((tokens, lengths, choose)))
     with jax.set_mesh(devices.mesh):
-        return jax.jit(reply).lower(*arguments).compile()
+        return jax.jit(completion).lower(*arguments).compile()
 
 
 def test_memory_of_reading_prompts_is_bounded_by_chunk_tokens(devices):
@@ -178,7 +180,7 @@ class TestTruncation:
     def kept(self, **settings) -> list[bool]:
         return np.isfinite(truncate(self.logp, Sampling(**settings)))[0].tolist()
 
-    def test_top_k_keeps_the_k_likeliest(self):
+    def test_top_k_keeps_the_k_most_probable(self):
         assert self.kept(top_k=2) == [True, True, False, False]
 
     def test_top_p_keeps_the_fewest_that_hold_p(self):
@@ -186,7 +188,7 @@ class TestTruncation:
         assert self.kept(top_p=0.6) == [True, True, False, False]
         assert self.kept(top_p=0.95) == [True, True, True, True]
 
-    def test_top_p_of_nothing_keeps_the_likeliest(self):
+    def test_top_p_of_nothing_keeps_the_most_probable(self):
         assert self.kept(top_p=0.0) == [True, False, False, False]
 
     def test_top_p_works_on_what_top_k_left(self):

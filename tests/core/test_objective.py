@@ -15,8 +15,8 @@ def folder(tmp_path):
     rows = [
         {"step": step, "flops": 5 + 10 * step + 100 * (step // 2 + 1), "rollouts": 8 * step, "wall_seconds": 2.0 * step}
         | {"verification/cpu_seconds": 0.0}
-        | {"flops/phase/warm start": 5, "flops/phase/evaluation": 100 * (step // 2 + 1)}
-        | ({} if step == 3 else {"heldout/accuracy": accuracy})
+        | {"flops/phase/warm_start": 5, "flops/phase/evaluation": 100 * (step // 2 + 1)}
+        | ({} if step == 3 else {"eval/accuracy": accuracy})
         for step, accuracy in enumerate([0.2, None, 0.6, None, 0.7])
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

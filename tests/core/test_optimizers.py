@@ -15,7 +15,7 @@ RATE = 0.01
 
 
 def muon_of(**words):
-    known = {"learning_rate": RATE, "warmup": 0, "final": 1.0, "momentum": 0.95, "b1": 0.9, "b2": 0.99}
+    known = {"learning_rate": RATE, "warmup": 0, "final_lr_fraction": 1.0, "momentum": 0.95, "b1": 0.9, "b2": 0.99}
     return muon(10, **known | {"weight_decay": 0.0, "max_grad_norm": 1.0} | words)
 
 
@@ -54,7 +54,7 @@ def test_a_matrix_moves_as_far_in_every_direction_and_the_rest_as_adam_moves_it(
 
 
 def test_the_rate_rises_and_falls():
-    optimizer = muon_of(warmup=2, final=0.1, momentum=0.0)
+    optimizer = muon_of(warmup=2, final_lr_fraction=0.1, momentum=0.0)
     params = {"a": jnp.eye(4)}
     state, moves = optimizer.init(params), []
     for _ in range(11):
@@ -74,4 +74,4 @@ def test_its_products_are_counted(monkeypatch):
     jaxpr = jax.make_jaxpr(optimizer.update)(*arguments)
     counted = count(jaxpr, networks_of(arguments, ()), Phase.OPTIMIZER, False)
     assert counted.fixed.total() == 5 * (2 * 2 * rows**2 * columns + 2 * rows**3)
-    assert not counted.trip
+    assert not counted.iteration

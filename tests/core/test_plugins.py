@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from rlbench.plugins import build, read
+from rlbench.plugins import build, typed_section
 from rlbench.types import ConfigError, Count, Fraction, NonNegative, Positive
 
 
@@ -53,9 +53,9 @@ class Section(NamedTuple):
 
 
 def test_a_section_is_read_into_the_tuple_that_declares_it():
-    assert read(Section, {"rate": 0}, "section") == (0, 3)
+    assert typed_section(Section, {"rate": 0}, "section") == (0, 3)
     with pytest.raises(ConfigError, match=r"section\.rate=-1"):
-        read(Section, {"rate": -1}, "section")
+        typed_section(Section, {"rate": -1}, "section")
 
 
 def test_errors_survive_the_way_between_processes():

@@ -30,19 +30,17 @@ def test_what_cannot_run_is_refused_by_its_key(plan_of, algo, word, why):
 
 
 ONES = "steps=2 batch.rollouts=2 batch.minibatches=2 batch.microbatch_tokens=1 batch.buckets=[1] evaluation.problems=1 "
-ONES += "evaluation.samples=1 evaluation.transcripts=0 warm_start.rollouts=1 warm_start.problems=1 "
+ONES += "evaluation.samples=1 evaluation.trajectories=0 warm_start.rollouts=1 warm_start.problems=1 "
 ONES += "warm_start.accuracy=0.0 warm_start.check_every=1 model.heads=1 model.width=2 model.hidden=1 "
-ZEROS = (
-    "evaluation.top_p=0.0 sampling.top_p=0.0 sampling.top_k=1 optimizer.b1=0.0 optimizer.b2=0.0 optimizer.final=0.0 "
-)
-ZEROS += "optimizer.warmup=9 model.temperature=0.001 model.rope_base=1.0 "
+ZEROS = "evaluation.top_p=0.0 sampling.top_p=0.0 sampling.top_k=1 optimizer.b1=0.0 optimizer.b2=0.0 "
+ZEROS += "optimizer.final_lr_fraction=0.0 optimizer.warmup=9 model.temperature=0.001 model.rope_base=1.0 "
 
 
 @pytest.mark.parametrize(
     ("algo", "words"),
     [
-        ("grpo", "evaluation.pass_at=[] algo.group_size=1 algo.epsilon=0.0 algo.kl_coef=0.0"),
-        ("ppo", "evaluation.pass_at=[1] algo.gamma=0.0 algo.lam=0.0 algo.value_coef=0.0 algo.critic.width=2"),
+        ("grpo", "evaluation.pass_at=[] algo.group_size=1 algo.advantage_eps=0.0 algo.kl_coef=0.0"),
+        ("ppo", "evaluation.pass_at=[1] algo.gamma=0.0 algo.gae_lambda=0.0 algo.value_coef=0.0 algo.critic.width=2"),
     ],
 )
 def test_what_is_accepted_runs(plan_of, tmp_path, algo, words):

@@ -5,11 +5,11 @@ import functools
 import jax
 import numpy as np
 
-from rlbench.acting.demonstrate import demonstrate
+from rlbench.acting.demonstrations import demonstrations
 from rlbench.models.tokenizers import END, PAD
 from rlbench.randomness import words
 from rlbench.types import Status, Step
-from tests.fakes import LETTERS, VERIFIER, Copy, TwoTurns, actor_of, problems_of, rough, small_model, space_of
+from tests.fakes import LETTERS, VERIFIER, Copy, TwoTurns, actor_of, limits_of, problems_of, rough, small_model
 
 MODEL = small_model()
 
@@ -24,16 +24,16 @@ def play(task, devices, problems=6, group=2, first_id=0, version=0, model=MODEL,
     return player.play(params(), problems_of(task, problems), group, first_id=first_id, version=version)
 
 
-def test_a_row_is_prompt_reply_padding(devices):
-    batch = play(Copy(), devices, reply=3)
-    for row, transcript in enumerate(batch.transcripts):
+def test_a_row_is_prompt_completion_padding(devices):
+    batch = play(Copy(), devices, completion=3)
+    for row, trajectory in enumerate(batch.trajectories):
         tokens, mask = batch.rollouts.tokens[row], batch.rollouts.mask[row]
-        prompt, end = transcript.prompt_tokens, transcript.prompt_tokens + transcript.reply_tokens
-        assert LETTERS.decode(tokens[:prompt]) == transcript.prompt
-        assert LETTERS.decode(tokens[prompt:end]) == transcript.replies[0]
+        prompt, end = trajectory.prompt_tokens, trajectory.prompt_tokens + trajectory.completion_tokens
+        assert LETTERS.decode(tokens[:prompt]) == trajectory.prompt
+        assert LETTERS.decode(tokens[prompt:end]) == trajectory.completions[0]
         assert mask.tolist() == [prompt <= t < end for t in range(len(mask))]
         assert (tokens[end:] == PAD).all()
-        assert (tokens[end - 1] != END) == transcript.truncated
+        assert (tokens[end - 1] != END) == trajectory.truncated
         assert (batch.rollouts.logp[row][~mask] == 0).all() and (batch.rollouts.logp[row][mask] < 0).all()
 
 
@@ -43,13 +43,13 @@ def test_reward_is_paid_at_the_last_token_of_the_turn(devices):
     assert len(paid), "the test wants a solved rollout"
     for row, t in paid:
         assert batch.rollouts.mask[row, t] and not batch.rollouts.mask[row, t + 1 :].any()
-        assert batch.transcripts[row].solved
+        assert batch.trajectories[row].solved
 
 
 def test_groups_are_attempts_at_one_problem(devices):
     batch = play(Copy(), devices, problems=3, group=4)
     assert batch.rollouts.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert [t.problem for t in batch.transcripts] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [t.problem for t in batch.trajectories] == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_the_version_of_the_policy_is_at_every_token(devices):
@@ -58,54 +58,54 @@ def test_the_version_of_the_policy_is_at_every_token(devices):
 
 def test_several_turns_are_one_row(devices):
     batch = play(TwoTurns(), devices, problems=20)
-    for row, transcript in enumerate(batch.transcripts):
-        first, second = transcript.replies
+    for row, trajectory in enumerate(batch.trajectories):
+        first, second = trajectory.completions
         mask = batch.rollouts.mask[row]
         chosen = batch.rollouts.tokens[row][mask]
         assert LETTERS.decode(chosen) == first + second
         turns = np.split(batch.rollouts.tokens[row], np.flatnonzero(np.diff(mask)) + 1)
         assert [LETTERS.decode(turn) for turn in turns[:4]] == ["b=", first, "cc=", second]
         assert batch.rollouts.reward[row].sum() == (first == "a")
-        assert transcript.observation_tokens == 3
-    assert len({t.replies[0] for t in batch.transcripts}) > 2
+        assert trajectory.observation_tokens == 3
+    assert len({t.completions[0] for t in batch.trajectories}) > 2
 
 
 class Sometimes(TwoTurns):
     """Ends after the first turn for some, goes on for others, and breaks for a third kind."""
 
-    def step(self, state, reply):
-        if state is None and len(reply) == 0:
-            return Step(reply, None, 0.0, Status.WRONG)
-        if state is None and reply[0] == "c":
-            return Step(reply, None, 1.0, Status.INFRASTRUCTURE)
-        return super().step(state, reply)
+    def step(self, state, completion):
+        if state is None and len(completion) == 0:
+            return Step(completion, None, 0.0, Status.WRONG)
+        if state is None and completion[0] == "c":
+            return Step(completion, None, 1.0, Status.INFRASTRUCTURE)
+        return super().step(state, completion)
 
 
 def test_rows_end_at_different_turns_and_broken_ones_did_not_happen(devices):
     batch = play(Sometimes(), devices, problems=30)
-    statuses = [t.status for t in batch.transcripts]
+    statuses = [t.status for t in batch.trajectories]
     assert {Status.INFRASTRUCTURE, Status.WRONG}.issubset(statuses)
-    assert {1, 2} == {len(t.replies) for t in batch.transcripts}
+    assert {1, 2} == {len(t.completions) for t in batch.trajectories}
     for row, status in enumerate(statuses):
         assert batch.rollouts.mask[row].any() == (status != Status.INFRASTRUCTURE)
 
 
 class Talkative(TwoTurns):
-    """Says something after every reply, also when the conversation is over."""
+    """Says something after every completion, also when the episode is over."""
 
-    def step(self, state, reply):
-        status = Status.INFRASTRUCTURE if reply == "c" else Status.OPEN
-        return Step(reply, "cc=", 0.0, status)
+    def step(self, state, completion):
+        status = Status.INFRASTRUCTURE if completion == "c" else Status.OPEN
+        return Step(completion, "cc=", 0.0, status)
 
 
 def test_nothing_is_read_after_the_end(devices):
-    """The last turn's observation, or one of a conversation that broke, is nobody's to read."""
+    """The last turn's observation, or one of an episode that broke, is nobody's to read."""
     batch = play(Talkative(), devices, problems=30)
-    for row, transcript in enumerate(batch.transcripts):
-        if "c" in transcript.replies:
-            assert transcript.replies[-1] == "c" and not batch.rollouts.mask[row].any()
-        assert transcript.observation_tokens == 3 * (len(transcript.replies) - 1)
-    assert {1, 2} == {len(t.replies) for t in batch.transcripts}
+    for row, trajectory in enumerate(batch.trajectories):
+        if "c" in trajectory.completions:
+            assert trajectory.completions[-1] == "c" and not batch.rollouts.mask[row].any()
+        assert trajectory.observation_tokens == 3 * (len(trajectory.completions) - 1)
+    assert {1, 2} == {len(t.completions) for t in batch.trajectories}
 
 
 def test_randomness_is_of_the_rollouts_id_not_of_its_place(devices):
@@ -114,10 +114,10 @@ def test_randomness_is_of_the_rollouts_id_not_of_its_place(devices):
     part = play(TwoTurns(), devices, problems=4, group=1, first_id=4)
     grouped = play(TwoTurns(), devices, problems=4, group=2)
     bucketed = play(TwoTurns(), devices, problems=8, group=1, buckets=(9, 10))
-    assert [t.replies for t in whole.transcripts[4:]] == [t.replies for t in part.transcripts]
-    assert [t.replies for t in whole.transcripts] == [t.replies for t in grouped.transcripts]
-    assert [t.replies for t in whole.transcripts] == [t.replies for t in bucketed.transcripts]
-    assert len({t.replies for t in whole.transcripts}) > 4
+    assert [t.completions for t in whole.trajectories[4:]] == [t.completions for t in part.trajectories]
+    assert [t.completions for t in whole.trajectories] == [t.completions for t in grouped.trajectories]
+    assert [t.completions for t in whole.trajectories] == [t.completions for t in bucketed.trajectories]
+    assert len({t.completions for t in whole.trajectories}) > 4
 
 
 def test_rollouts_beyond_a_words_end_are_no_others(devices):
@@ -127,15 +127,15 @@ def test_rollouts_beyond_a_words_end_are_no_others(devices):
         play(TwoTurns(), devices, problems=8, group=1),
         play(TwoTurns(), devices, problems=8, group=1, first_id=(1 << 32) - 8),
     )
-    assert [t.replies for t in late.transcripts[:4]] == [t.replies for t in before.transcripts[4:]]
-    assert [t.replies for t in late.transcripts[4:]] != [t.replies for t in early.transcripts[:4]]
+    assert [t.completions for t in late.trajectories[:4]] == [t.completions for t in before.trajectories[4:]]
+    assert [t.completions for t in late.trajectories[4:]] != [t.completions for t in early.trajectories[:4]]
 
 
 def test_four_devices_say_what_one_says(devices):
     from rlbench.devices import Devices
 
     one, four = play(TwoTurns(), devices, problems=8), play(TwoTurns(), Devices(), problems=8)
-    assert [t.replies for t in one.transcripts] == [t.replies for t in four.transcripts]
+    assert [t.completions for t in one.trajectories] == [t.completions for t in four.trajectories]
 
 
 def test_the_smallest_bucket_that_holds_the_batch_is_taken(devices):
@@ -152,7 +152,7 @@ def test_one_compilation_a_bucket(devices):
 
 def test_sampling_stops_when_every_row_is_done(devices):
     """A policy that always ends at once takes no pass of the decoding loop."""
-    from rlbench.acting.generate import Sampling, chooser, first_reply
+    from rlbench.acting.generate import Sampling, chooser, first_completion
 
     def outputs_ending(params, cache, tokens, length):
         outputs, cache = MODEL.extend(params, cache, tokens, length)
@@ -161,33 +161,33 @@ def test_sampling_stops_when_every_row_is_done(devices):
     prompt, length = np.full((2, 3), 2, np.int32), np.array([3, 2], np.int32)
     choose = chooser(jax.random.key(0), words(0, 4), np.zeros(4, bool))
     for model, passes in ((MODEL._replace(extend=outputs_ending), 0), (MODEL._replace(emits=np.arange(6) > 1), 4)):
-        reply, _ = first_reply(model, params(), prompt, length, choose, Sampling(), 5, 4)
-        assert reply.steps == passes
+        completion, _ = first_completion(model, params(), prompt, length, choose, Sampling(), 5, 4)
+        assert completion.steps == passes
 
 
 def test_a_prompt_is_prefilled_once_a_problem_and_shared():
-    """The cache of the prompts has a row a problem, that of the replies a row a rollout."""
-    from rlbench.acting.generate import Sampling, chooser, first_reply
+    """The cache of the prompts has a row a problem, that of the completions a row a rollout."""
+    from rlbench.acting.generate import Sampling, chooser, first_completion
 
     choose = chooser(jax.random.key(0), words(0, 8), np.zeros(8, bool))
     prompt, length = np.full((2, 3), 2, np.int32), np.array([3, 2], np.int32)
-    _, cache = first_reply(MODEL, params(), prompt, length, choose, Sampling(), 5, 4)
+    _, cache = first_completion(MODEL, params(), prompt, length, choose, Sampling(), 5, 4)
     assert [segment.keys[0].shape[:2] for segment in cache.segments] == [(2, 3), (8, 4)]
 
 
-def test_greedy_rows_take_the_likeliest_token(devices):
+def test_greedy_rows_take_the_most_probable_token(devices):
     actor = actor_of(MODEL, Copy(), devices)
     runs = [
         actor.play(params(), problems_of(Copy(), 9), 3, first_id=i, version=0, greedy=[True, False, False])
         for i in (0, 100)
     ]
-    replies = np.array([[t.replies[0] for t in run.transcripts] for run in runs]).reshape(2, 9, 3)
-    assert (replies[0, :, 0] == replies[1, :, 0]).all()
-    assert (replies[0, :, 1:] != replies[1, :, 1:]).any()
+    completions = np.array([[t.completions[0] for t in run.trajectories] for run in runs]).reshape(2, 9, 3)
+    assert (completions[0, :, 0] == completions[1, :, 0]).all()
+    assert (completions[0, :, 1:] != completions[1, :, 1:]).any()
 
 
-def test_demonstrations_are_gold_and_end():
-    batch = demonstrate(TwoTurns(), LETTERS, space_of(TwoTurns()), VERIFIER, problems_of(TwoTurns(), 2))
-    assert all(t.replies == ("a", "a") for t in batch.transcripts)
+def test_demonstrations_are_solutions_and_end():
+    batch = demonstrations(TwoTurns(), LETTERS, limits_of(TwoTurns()), VERIFIER, problems_of(TwoTurns(), 2))
+    assert all(t.completions == ("a", "a") for t in batch.trajectories)
     chosen = batch.rollouts.tokens[batch.rollouts.mask]
     assert LETTERS.decode(chosen) == "aaaa" and (chosen == END).sum() == 4

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rlbench.types import Call, Program, Status, Step, TooManyFailures, Trial
+from rlbench.types import Call, PendingStep, Program, Status, Step, TooManyFailures
 from rlbench.verifying import steps
 from rlbench.verifying.steps import own
 from rlbench.verifying.verifier import Verifier
@@ -25,16 +25,16 @@ class Untellable(SystemExit):
 
 
 class Raises(Copy):
-    def step(self, state, reply):
-        if reply == "b":
+    def step(self, state, completion):
+        if completion == "b":
             raise ValueError("no such letter\nin any alphabet")
-        if reply == "=":
+        if completion == "=":
             raise Untellable
-        return super().step(state, reply)
+        return super().step(state, completion)
 
 
 def test_a_step_that_raises_breaks_its_own_rollout_and_says_why():
-    said = [("a", reply) for reply in ("a", "b", "c", "=")]
+    said = [("a", completion) for completion in ("a", "b", "c", "=")]
     judged, took = VERIFIER.judge(Raises(), said, prompts=["a="] * 4)
     assert [step.status for step in judged] == [P, I, W, I] and took.calls == 4
     assert judged[1] == Step("a", None, 0.0, I, detail=judged[1].detail)
@@ -45,8 +45,8 @@ def test_a_step_that_raises_breaks_its_own_rollout_and_says_why():
 class Unsettled(Copy):
     """Its programs are run, and what became of them cannot be told."""
 
-    def step(self, state, reply):
-        return Trial(Program("def f(): return 1", "f", (Call((), 1),)), lambda verdict: 1 / 0)
+    def step(self, state, completion):
+        return PendingStep(Program("def f(): return 1", "f", (Call((), 1),)), lambda verdict: 1 / 0)
 
 
 @needs_sandbox
@@ -62,11 +62,11 @@ class Hangs(Copy):
         self.released = threading.Event()
         self.threads = []
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         self.threads.append(threading.get_ident())
-        while reply == "b" and not self.released.is_set():
+        while completion == "b" and not self.released.is_set():
             pass
-        return super().step(state, reply)
+        return super().step(state, completion)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def hanging():
 
 def test_a_step_that_hangs_is_left_behind_and_its_time_is_counted(hanging):
     verifier = Verifier(AT_ONCE)
-    judged, took = verifier.judge(hanging, [("a", reply) for reply in "abca"])
+    judged, took = verifier.judge(hanging, [("a", completion) for completion in "abca"])
     assert [step.status for step in judged] == [P, I, W, P]
     assert "it took longer than 0.05 s and was left behind (completion 'b')" in judged[1].detail
     first, second, third, fourth = hanging.threads
@@ -105,11 +105,11 @@ def test_no_completion_costs_a_change_of_threads(hanging):
 
 def test_processor_time_is_that_of_the_steps():
     class Busy(Copy):
-        def step(self, state, reply):
+        def step(self, state, completion):
             end = time.thread_time() + 0.02
             while time.thread_time() < end:
                 pass
-            return super().step(state, reply)
+            return super().step(state, completion)
 
     took = VERIFIER.judge(Busy(), [("a", "a")] * 5)[1]
     assert 0.1 <= took.cpu_seconds < 0.2
@@ -139,10 +139,10 @@ class Consumes(Copy):
         problem = super().problem(seed, split)
         return problem._replace(state=[problem.state])
 
-    def step(self, state, reply):
-        return super().step(state.pop(), reply)
+    def step(self, state, completion):
+        return super().step(state.pop(), completion)
 
-    def gold(self, state):
+    def solution(self, state):
         return state.pop()
 
 
@@ -169,7 +169,7 @@ import ctypes, signal, sys, time
 from tests.core.test_steps import Copy, VERIFIER, Verifier
 
 class Holds(Copy):
-    def step(self, state, reply):
+    def step(self, state, completion):
         print("it holds", flush=True)
         time.sleep(float(sys.argv[2]))  # meanwhile the main thread sees Ctrl-C, and leaves
         ctypes.PyDLL(None).sleep(1000)  # without letting go of Python's lock

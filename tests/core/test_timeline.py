@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from rlbench.accounting.timeline import DeviceState, Doing, Timeline, device_state
+from rlbench.accounting.timeline import Activity, DeviceState, Timeline, device_state
 
 
 class Clock:
@@ -20,17 +20,17 @@ def test_every_instant_has_one_state():
     clock = Clock()
     timeline = Timeline(clock)
     clock.now += 1  # the learner sets up
-    with timeline.during("learner", Doing.WAITING), timeline.during("actor", Doing.HOST):
+    with timeline.during("learner", Activity.WAITING), timeline.during("actor", Activity.HOST):
         clock.now += 2
-        with timeline.during("actor", Doing.COMPUTING):
+        with timeline.during("actor", Activity.COMPUTING):
             clock.now += 4
-        with timeline.during("actor", Doing.VERIFYING):
+        with timeline.during("actor", Activity.VERIFYING):
             clock.now += 8
-            with timeline.during("learner", Doing.COMPUTING):
+            with timeline.during("learner", Activity.COMPUTING):
                 clock.now += 16
-    with timeline.during("actor", Doing.COMPUTING), timeline.during("learner", Doing.EVALUATING):
+    with timeline.during("actor", Activity.COMPUTING), timeline.during("learner", Activity.EVALUATING):
         clock.now += 32
-    with timeline.during("learner", Doing.EVALUATING):
+    with timeline.during("learner", Activity.EVALUATING):
         clock.now += 64
     seconds = timeline.seconds()
     assert {state: value for state, value in seconds["devices"].items() if value} == {
@@ -42,8 +42,8 @@ def test_every_instant_has_one_state():
         DeviceState.EVALUATION: 64,
     }
     assert seconds["actor"]["verifying"] == 24, "seen from the thread, also while the devices were busy"
-    assert seconds["actor"]["waiting for weights"] == 1 + 64
-    assert seconds["learner"]["waiting for rollouts"] == 2 + 4 + 8
+    assert seconds["actor"]["waiting_for_weights"] == 1 + 64
+    assert seconds["learner"]["waiting_for_rollouts"] == 2 + 4 + 8
     assert {who: sum(states.values()) for who, states in seconds.items()} == dict.fromkeys(seconds, 127.0)
 
 
@@ -56,10 +56,10 @@ def test_it_can_begin_again():
     assert sum(timeline.seconds()["devices"].values()) == 1
 
 
-@pytest.mark.parametrize("actor", Doing)
-@pytest.mark.parametrize("learner", Doing)
+@pytest.mark.parametrize("actor", Activity)
+@pytest.mark.parametrize("learner", Activity)
 def test_devices_wait_only_while_nobody_computes(actor, learner):
-    computes = actor == Doing.COMPUTING or learner in (Doing.COMPUTING, Doing.EVALUATING)
+    computes = actor == Activity.COMPUTING or learner in (Activity.COMPUTING, Activity.EVALUATING)
     assert device_state(actor, learner).startswith("waiting") == (not computes)
 
 
@@ -67,7 +67,7 @@ def test_two_threads_add_up():
     timeline = Timeline()
 
     def switch(role):
-        for doing in list(Doing) * 2000:
+        for doing in list(Activity) * 2000:
             timeline.switch(role, doing)
 
     began = time.perf_counter()

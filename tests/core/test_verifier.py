@@ -8,25 +8,25 @@ import pytest
 
 from rlbench.experiment import run
 from rlbench.tracking.terminal import Terminal
-from rlbench.types import Bounds, Call, ConfigError, Problem, Program, Status, Step, Trial
+from rlbench.types import Bounds, Call, ConfigError, PendingStep, Problem, Program, Status, Step
 from rlbench.verifying.verifier import Verifier
 from tests.fakes import VERIFIER, Copy
 from tests.security.machine import needs_sandbox
 
 
 class Runs(Copy):
-    """Replies are run; but "c" is judged at once, and the tests of "b" cannot be told."""
+    """Completions are run; but "c" is judged at once, and the tests of "b" cannot be told."""
 
-    def step(self, state, reply):
-        if reply == "c":
-            return super().step(state, reply)
-        tests = (Call((), object() if reply == "b" else "a"),)
-        return Trial.last(Program(f"def f():\n return {reply!r}", "f", tests), reply)
+    def step(self, state, completion):
+        if completion == "c":
+            return super().step(state, completion)
+        tests = (Call((), object() if completion == "b" else "a"),)
+        return PendingStep.last(Program(f"def f():\n return {completion!r}", "f", tests), completion)
 
 
 @needs_sandbox
-def test_answers_come_in_the_order_of_replies_whoever_gives_them():
-    said = [("c", reply) for reply in ("a", "c", "ab", "b", "c", "a")]
+def test_answers_come_in_the_order_of_completions_whoever_gives_them():
+    said = [("c", completion) for completion in ("a", "c", "ab", "b", "c", "a")]
     steps, took = VERIFIER.judge(Runs(), said)
     P, W, I = Status.PASSED, Status.WRONG, Status.INFRASTRUCTURE  # noqa: E741
     assert [step.status for step in steps] == [P, P, W, I, P, P]
@@ -45,15 +45,15 @@ def test_no_sandbox_is_started_for_a_task_that_runs_nothing():
 
 
 class PaysNobody(Copy):
-    def step(self, state, reply):
+    def step(self, state, completion):
         return Step(state, None, 0.0, Status.WRONG)
 
 
 class Honest(Copy):
     """One that cannot judge every third of its problems, and says so."""
 
-    def step(self, state, reply):
-        step = super().step(state, reply)
+    def step(self, state, completion):
+        step = super().step(state, completion)
         return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail="no service") if state == "c" else step
 
 
@@ -66,12 +66,12 @@ def test_one_that_cannot_judge_some_is_accepted_up_to_a_fraction():
 class EndsLate(Copy):
     """Two turns, the second of which is never asked for where the first was wrong."""
 
-    bounds = Bounds(alphabet=frozenset("abc="), prompt=4, reply=1, turns=2, observation=2)
+    bounds = Bounds(alphabet=frozenset("abc="), prompt=4, completion=1, turns=2, observation=2)
 
-    def step(self, state, reply):
+    def step(self, state, completion):
         if state == "=":
             return Step(state, "a=", 0.5, Status.PASSED)
-        if reply != state:
+        if completion != state:
             return Step(state, None, 0.0, Status.WRONG)
         return Step("=", "a=", 0.5, Status.OPEN)
 
@@ -83,25 +83,25 @@ def test_a_task_is_played_to_its_end():
 
 
 def test_a_task_that_pays_nobody_is_refused_before_a_run():
-    with pytest.raises(ConfigError, match=r"PaysNobody: its own gold reply to 'a=' earned 0 \(wrong\)"):
+    with pytest.raises(ConfigError, match=r"PaysNobody: its own reference solution to 'a=' earned 0 \(wrong\)"):
         VERIFIER.rehearse(PaysNobody())
     VERIFIER.rehearse(EndsLate())
 
 
 class Broken(Copy):
-    """A gold reply that the sandbox loses."""
+    """A reference solution that the sandbox loses."""
 
     def problem(self, seed, split):
         return Problem("a=", "b")
 
-    def step(self, state, reply):
-        return Runs().step(state, reply)
+    def step(self, state, completion):
+        return Runs().step(state, completion)
 
 
 @needs_sandbox
 def test_so_is_one_whose_verifier_breaks():
     verifier = Verifier(VERIFIER.settings._replace(max_failures=0.1))
-    why = r"256 of 256 of its own gold replies could not be judged, .* be told"
+    why = r"256 of 256 of its own reference solutions could not be judged, .* be told"
     with contextlib.closing(verifier), pytest.raises(ConfigError, match=why):
         verifier.rehearse(Broken())
 
@@ -126,7 +126,7 @@ def sandboxes_of_this_process() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if "zygote.py" in str(child.cmdline()) and child.pid not in shared
+        if "fork_server.py" in str(child.cmdline()) and child.pid not in shared
     ]
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_fails_at_its_start_or_end_leaves_no_sandbox(plan_of, tmp_pat
 
     for what in ("__init__", "finish"):
         plan = plan_of("grpo", "steps=1", task="code")
-        assert sandboxes_of_this_process(), "gold replies were rehearsed there"
+        assert sandboxes_of_this_process(), "reference solutions were rehearsed there"
         with monkeypatch.context() as patched:
             patched.setattr(f"rlbench.experiment.Experiment.{what}", fail)
             with pytest.raises(OSError, match="disk full"):
@@ -147,8 +147,8 @@ def test_a_run_that_fails_at_its_start_or_end_leaves_no_sandbox(plan_of, tmp_pat
 
 @needs_sandbox
 def test_a_plan_that_is_refused_leaves_no_sandbox(plan_of, monkeypatch):
-    monkeypatch.setattr("rlbench.tasks.code.Code.gold", lambda self, state: "x")
-    with pytest.raises(ConfigError, match="its own gold reply"):
+    monkeypatch.setattr("rlbench.tasks.code.Code.solution", lambda self, state: "x")
+    with pytest.raises(ConfigError, match="its own reference solution"):
         plan_of("grpo", task="code")
     assert not sandboxes_of_this_process()
 

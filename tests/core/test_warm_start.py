@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from rlbench.acting.demonstrate import demonstrate
-from rlbench.learning.imitation import imitation
-from rlbench.learning.learner import Learner, Spending
+from rlbench.acting.demonstrations import demonstrations
+from rlbench.learning.learner import Learner, UpdateConfig
+from rlbench.learning.sft import sft
 from rlbench.types import Problem, Status
 from rlbench.warm_start import Cost, WarmStart, drawn, is_apart, warm_start
 from rlbench.warm_start_cache import cached, fingerprint
@@ -66,15 +66,15 @@ def test_wanted_problems_come_first_and_others_make_up_for_too_few():
     assert numbers("c") == [2, 5, 0, 1], "of eight numbers, two are wanted"
 
 
-def test_a_problem_that_is_measured_on_is_not_imitated(devices, monkeypatch):
-    model, imitated = small_model(), []
+def test_a_problem_that_is_measured_on_is_not_trained_on(devices, monkeypatch):
+    model, trained = small_model(), []
 
-    def recorded(task, tokenizer, space, verifier, problems):
-        imitated.extend(problem.identity for _, problem in problems)
-        return demonstrate(task, tokenizer, space, verifier, problems)
+    def recorded(task, tokenizer, limits, verifier, problems):
+        trained.extend(problem.identity for _, problem in problems)
+        return demonstrations(task, tokenizer, limits, verifier, problems)
 
-    monkeypatch.setattr("rlbench.warm_start.demonstrate", recorded)
-    learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
+    monkeypatch.setattr("rlbench.warm_start.demonstrations", recorded)
+    learner = Learner(sft(model), optax.adam(3e-3), UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
     settings = WarmStart(steps=4, rollouts=12, accuracy=1.0, problems=8, check_every=2, seed=0)
     actor = actor_of(model, Many(), devices)
     asked = []
@@ -83,14 +83,14 @@ def test_a_problem_that_is_measured_on_is_not_imitated(devices, monkeypatch):
         1
     ]
     warm_start(settings, model, learner, actor, lambda step, accuracy: None)
-    assert len(imitated) == 48 and len(asked) == 16
+    assert len(trained) == 48 and len(asked) == 16
     assert all(is_apart(problem) for _, problem in asked)
-    assert not {problem.identity for _, problem in asked}.intersection(imitated)
+    assert not {problem.identity for _, problem in asked}.intersection(trained)
 
 
-def test_imitation_reaches_the_accuracy_it_stops_at(devices):
+def test_sft_reaches_the_accuracy_it_stops_at(devices):
     model = small_model()
-    learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
+    learner = Learner(sft(model), optax.adam(3e-3), UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
     settings = WarmStart(steps=300, rollouts=12, accuracy=0.9, problems=24, check_every=2, seed=0)
     seen = []
     actor = actor_of(model, Copy(), devices)
@@ -103,7 +103,7 @@ def test_imitation_reaches_the_accuracy_it_stops_at(devices):
     played = actor.play(
         params, [(i, Copy().problem(i, "heldout")) for i in range(12)], 1, first_id=0, version=0, greedy=[True]
     )
-    assert sum(t.solved for t in played.transcripts) >= 10
+    assert sum(t.solved for t in played.trajectories) >= 10
 
 
 def test_a_file_that_a_task_reads_is_content(plan_of, tmp_path):
@@ -148,13 +148,13 @@ def test_what_decides_rounding_is_content(monkeypatch):
 
 def test_accuracy_that_nobody_could_judge_stops_no_warm_start(devices, caplog):
     class Broken(Copy):
-        def step(self, state, reply):
-            return super().step(state, reply)._replace(status=Status.INFRASTRUCTURE, reward=0.0)
+        def step(self, state, completion):
+            return super().step(state, completion)._replace(status=Status.INFRASTRUCTURE, reward=0.0)
 
     model = small_model()
-    learner = Learner(imitation(model), optax.adam(3e-3), Spending(1, 1, 10**6), devices, seed=0, donate=True)
+    learner = Learner(sft(model), optax.adam(3e-3), UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
     settings = WarmStart(steps=4, rollouts=12, accuracy=0.0, problems=24, check_every=2, seed=0)
     seen = []
     _, cost = warm_start(settings, model, learner, actor_of(model, Broken(), devices), lambda *note: seen.append(note))
     assert seen == [(2, None), (4, None)] and cost.steps == 4
-    assert caplog.messages[-1:] == ["accuracy after the warm start is unknown: no reply could be judged"]
+    assert caplog.messages[-1:] == ["accuracy after the warm start is unknown: no completion could be judged"]

@@ -93,9 +93,9 @@ def test_the_guide_of_algorithms_lists_what_there_is(module):
     text = (DOCS / "algorithm.md").read_text().partition("## What there is")[2].partition("\n## ")[0]
     table = text.partition(f"Of `{module.__name__}`")[2].partition("\nOf `")[0]
     listed = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE)))
-    reading = {"mean_named", "same_both_ways", "dual_beyond_high"}  # a config
+    reading = {"aggregation_named", "same_both_ways", "dual_beyond_high"}  # a config
     functions = {name for name, x in vars(module).items() if inspect.isfunction(x) and x.__module__ == module.__name__}
-    types = {"Clip", "ClipRange", "MeanOver"} if module is objectives else set()
+    types = {"Clip", "ClipRange", "LossAggregation"} if module is objectives else set()
     assert sorted(listed) == sorted(functions - reading | types)
 
 

@@ -31,7 +31,7 @@ def files() -> list[Path]:
 
 
 class Peers:
-    """One recorded file. Replies are columns; a column for the prompt is put before them."""
+    """One recorded file. Completions are columns; a column for the prompt is put before them."""
 
     def __init__(self, path: Path):
         with np.load(path) as file:
@@ -47,7 +47,7 @@ class Peers:
         return np.unique(self.recorded["in_group"], return_inverse=True)[1].astype(np.int32)
 
     @cached_property
-    def happened(self) -> np.ndarray:
+    def valid(self) -> np.ndarray:
         return self.mask.any(axis=1)
 
     def per_token(self, name: str) -> Array:
@@ -75,7 +75,7 @@ def with_prompt(x: np.ndarray) -> Array:
     return jnp.pad(jnp.asarray(x), ((0, 0), (1, 0)))
 
 
-def replies(x: Array) -> Array:
+def completions(x: Array) -> Array:
     """Of [B, T], the columns that were recorded."""
     return x[:, 1:]
 

@@ -12,46 +12,46 @@ def over(state, right: bool) -> Step:
 
 
 class ConstantReward:
-    """Every reply earns the same: is nothing learned where there is nothing to learn?"""
+    """Every completion earns the same: is nothing learned where there is nothing to learn?"""
 
-    bounds = Bounds(alphabet=frozenset("ab="), prompt=2, reply=1)
+    bounds = Bounds(alphabet=frozenset("ab="), prompt=2, completion=1)
 
     def problem(self, seed: int, split: str) -> Problem:
         return Problem("a=", None)
 
-    def step(self, state: None, reply: str) -> Step:
+    def step(self, state: None, completion: str) -> Step:
         return over(state, right=True)
 
-    def gold(self, state: None) -> str:
+    def solution(self, state: None) -> str:
         return "a"
 
 
 class DelayedReward:
-    """The first reply decides, the second is paid: does credit go back through a turn?"""
+    """The first completion decides, the second is paid: does credit go back through a turn?"""
 
-    bounds = Bounds(alphabet=frozenset("ab="), prompt=2, reply=1, turns=2, observation=2)
+    bounds = Bounds(alphabet=frozenset("ab="), prompt=2, completion=1, turns=2, observation=2)
 
     def problem(self, seed: int, split: str) -> Problem:
         return Problem("a=", None)
 
-    def step(self, state: str | None, reply: str) -> Step:
-        return Step(reply, "b=", 0.0, Status.OPEN) if state is None else over(state, right=state == "a")
+    def step(self, state: str | None, completion: str) -> Step:
+        return Step(completion, "b=", 0.0, Status.OPEN) if state is None else over(state, right=state == "a")
 
-    def gold(self, state: str | None) -> str:
+    def solution(self, state: str | None) -> str:
         return "a"
 
 
 class RewardOfThePrompt:
-    """The right reply is the prompt: does what is learned depend on what is asked?"""
+    """The right completion is the prompt: does what is learned depend on what is asked?"""
 
-    bounds = Bounds(alphabet=frozenset("ab="), prompt=2, reply=1)
+    bounds = Bounds(alphabet=frozenset("ab="), prompt=2, completion=1)
 
     def problem(self, seed: int, split: str) -> Problem:
         letter = "ab"[seed % 2]
         return Problem(letter + "=", letter)
 
-    def step(self, state: str, reply: str) -> Step:
-        return over(state, right=reply == state)
+    def step(self, state: str, completion: str) -> Step:
+        return over(state, right=completion == state)
 
-    def gold(self, state: str) -> str:
+    def solution(self, state: str) -> str:
         return state

@@ -28,14 +28,14 @@ def train(tmp_path, cache, algo: str, probe: str, *words: str) -> tuple[Experime
     experiment.trackers[0].log = log.append  # type: ignore[method-assign]
     experiment.go()
     experiment.stop.clear()  # so that tests can act on
-    return experiment, [row["heldout/sampled_accuracy"] for row in log if "heldout/sampled_accuracy" in row]
+    return experiment, [row["eval/sampled_accuracy"] for row in log if "eval/sampled_accuracy" in row]
 
 
 @pytest.mark.parametrize(("algo", "seed"), [*((algo, 0) for algo in SHELF), *((algo, 1) for algo in DEMO)])
 @pytest.mark.parametrize("probe", ["DelayedReward", "RewardOfThePrompt"])
 def test_it_is_solved(tmp_path, cache, algo, probe, seed):
     _, (before, after) = train(tmp_path, cache, algo, probe, "steps=90", f"seed={seed}")
-    # Four tokens can be chosen; a right reply is one of them, and the end.
+    # Four tokens can be chosen; a right completion is one of them, and the end.
     assert before < 0.6
     assert after > 0.95
 
@@ -44,8 +44,9 @@ def test_it_is_solved(tmp_path, cache, algo, probe, seed):
 def test_a_constant_reward_teaches_nothing(tmp_path, cache, algo):
     """With a baseline that knows the reward, the policy stays.
 
-    A critic's error, and the imitation of one's own replies, are noise that leads nowhere. A divergence that comes off
-    the reward is one of rounding at the start, which an optimizer that divides by a gradient's size makes large.
+    A critic's error, and SFT on one's own completions, are noise that leads nowhere. A KL term that
+    comes off the reward is one of rounding at the start, which an optimizer that divides by a gradient's size makes
+    large.
     """
     rewarded = algo in ("reinforce_plus_plus", "rloo")
     experiment, _ = train(tmp_path, cache, algo, "ConstantReward", "steps=30", *["algo.kl_coef=0"] * rewarded)
@@ -70,7 +71,7 @@ def test_a_run_compiles_each_function_once_a_bucket(tmp_path, cache, runner):
         sampling = [actor.first for actor in (run.actor, run.evaluator)]
         sampling += [actor.following for actor in (run.actor, run.evaluator)]
         assert [program.compilations for program in sampling] == [1, 1, 1, 1]
-        assert set(run.plan.space.buckets) == lengths
+        assert set(run.plan.limits.buckets) == lengths
         assert 1 <= run.learner.update.compilations == run.learner.score.compilations <= len(lengths)
 
 

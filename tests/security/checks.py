@@ -55,7 +55,7 @@ CHANNEL = {
     "an answer before it is asked": f"import os\nos.write(3, {LINE % (0, 4)})\ndef f(a, b): return a + b",
     "says that it passed": speaks('b\'{"status": "passed", "detail": ""}\\n\''),
     "says that the check has to be blamed": speaks('b\'{"status": "infrastructure", "detail": ""}\\n\''),
-    "says that its chains broke": speaks('b\'{"broken": "no"}\\n\''),
+    "says that its restrictions broke": speaks('b\'{"broken": "no"}\\n\''),
     "says that it is ready": speaks('b\'{"ready": true}\\n\''),
     "says that the check has begun": speaks('b\'{"begun": true}\\n\''),
     "says that it is at its end": speaks("b'{\"end\": 2}\\n'", "os._exit(0)"),

@@ -1,4 +1,4 @@
-"""Sandboxes besides the zygote's chains: bubblewrap around it, and Monty where there is no kernel to ask."""
+"""Sandboxes besides the fork server's restrictions: bubblewrap around it, and Monty where there is no kernel to ask."""
 
 import logging
 import os
@@ -120,7 +120,7 @@ class TestChoice:
                 probe.choose(backend)
 
     @needs_sandbox
-    def test_without_bubblewrap_the_chains_are_enough(self, monkeypatch):
+    def test_without_bubblewrap_the_restrictions_are_enough(self, monkeypatch):
         monkeypatch.setenv("PATH", "")
         sandbox = probe.choose("fork")
         assert sandbox.wrapper == () and "not installed" in sandbox.why
@@ -130,10 +130,10 @@ class TestChoice:
         ("script", "why"),
         [
             ("echo no name spaces today >&2; exit 1", "no name spaces today"),
-            ('case "$*" in *zygote*) exit 1;; esac; while [ "$1" != -I ]; do python=$1; shift; done; exec $python "$@"',
+            ('case "$*" in *fork_s*) exit 1;; esac; while [ "$1" != -I ]; do python=$1; shift; done; exec $python "$@"',
              "the worker ended"),
         ],
-        ids=["at all", "around a zygote"],
+        ids=["at all", "around a fork server"],
     )  # fmt: skip
     def test_bubblewrap_that_does_not_work_is_not_used(self, tmp_path, monkeypatch, script, why):
         broken_bubblewrap(tmp_path, monkeypatch, script)
@@ -152,7 +152,7 @@ class TestBubblewrap:
         assert probe.holes(self.WRAPPED) == []
 
     def test_it_keeps_programs_away_by_itself(self):
-        """Without chains within: they see nobody, reach nothing, and change nothing."""
+        """Without restrictions within: they see nobody, reach nothing, and change nothing."""
         with Pool(LIMITS, workers=1, sandbox=Sandbox("unsafe", WRAPPER)) as pool:
             with tempfile.NamedTemporaryFile(dir="/tmp") as secret:
                 seen = returns(
@@ -190,7 +190,7 @@ class TestBubblewrap:
             future = pool.submit(program)
             time.sleep(0.7)
             processes = [p for w in [worker, *pool._workers] for p in inside(w)]
-            assert len(processes) >= 5, "each with bwrap, the first process within, and the zygote"
+            assert len(processes) >= 5, "each with bwrap, the first process within, and the fork server"
             for owner in (worker, *pool._workers):
                 os.kill(owner._process.pid, signal.SIGKILL)
             assert gone(processes)

@@ -81,15 +81,15 @@ def test_no_attack_passes(pool, family):
 @needs_sandbox
 @pytest.mark.parametrize("name", CHANNEL)
 def test_the_way_between_is_no_way_out(worker, name):
-    """Nor does the next program notice, though it comes from the same zygote."""
+    """Nor does the next program notice, though it comes from the same fork server."""
     assert worker.verify(RIGHT).status == Status.PASSED
-    zygote = psutil.Process(worker._process.pid)
-    before = zygote.num_fds()
+    fork_server = psutil.Process(worker._process.pid)
+    before = fork_server.num_fds()
     verdict = worker.verify(Program(CHANNEL[name], "f", SUM))
     assert verdict.status in (Status.WRONG, Status.ERROR, Status.TIMEOUT), verdict
     assert worker.verify(RIGHT).status == Status.PASSED
     assert worker.verify(RIGHT._replace(tests=(Call((2, 3), 5),))).status == Status.PASSED
-    assert worker._process.pid == zygote.pid and zygote.num_fds() == before and not zygote.children()
+    assert worker._process.pid == fork_server.pid and fork_server.num_fds() == before and not fork_server.children()
 
 
 @needs_sandbox
@@ -118,7 +118,7 @@ def test_the_bound_of_answers_is_for_each():
 
 @needs_sandbox
 def test_what_is_expected_never_enters_the_programs_process():
-    """Nor the zygote, from which the next one is forked: all their memory is looked through."""
+    """Nor the fork server, from which the next one is forked: all their memory is looked through."""
     slow = "import time\ndef f(a):\n    time.sleep(1.5)\n    return a"
     check = Check("def check(f):\n    assert f(1) == 'what is expected'\n")
     with Pool(LIMITS, workers=1) as pool:
@@ -126,13 +126,13 @@ def test_what_is_expected_never_enters_the_programs_process():
         found: dict[str, bool] = {}
         while not future.done() and not found.get("judge"):
             with contextlib.suppress(AttributeError, IndexError, ValueError, psutil.Error, OSError):
-                zygote = psutil.Process(pool._workers[0]._process.pid)
-                program, judge = sorted(child.pid for child in zygote.children())
-                places = {"judge": judge, "program": program, "zygote": zygote.pid}
+                fork_server = psutil.Process(pool._workers[0]._process.pid)
+                program, judge = sorted(child.pid for child in fork_server.children())
+                places = {"judge": judge, "program": program, "fork server": fork_server.pid}
                 found = {name: b"what is expected" in memory(pid) for name, pid in places.items()}
         if not found:
             pytest.skip("this user may not look into other processes")
-    assert found == {"zygote": False, "program": False, "judge": True}
+    assert found == {"fork server": False, "program": False, "judge": True}
 
 
 def memory(pid: int) -> bytes:
@@ -154,8 +154,8 @@ def test_many_checks_leave_nothing_behind():
     with Pool(LIMITS, workers=2) as pool:
         programs = [Program(f"{sources[i % 4]}  # {i}", "f", SUM) for i in range(400)]
         statuses = [verdict.status for verdict in pool.verify(programs)]
-        zygotes = [psutil.Process(worker._process.pid) for worker in pool._workers]
-        assert all(not zygote.children() and zygote.num_fds() <= 8 for zygote in zygotes)
+        fork_servers = [psutil.Process(worker._process.pid) for worker in pool._workers]
+        assert all(not fork_server.children() and fork_server.num_fds() <= 8 for fork_server in fork_servers)
     assert statuses == [Status.PASSED, Status.WRONG, Status.ERROR, Status.WRONG] * 100
     assert mine() == before
 

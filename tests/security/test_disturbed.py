@@ -65,9 +65,9 @@ def attempts(pool: Pool, program: Program, which: int | None, times: int, holdin
     killed: set[int] = set()
     while not future.done() and len(killed) < times:
         with contextlib.suppress(IndexError, AttributeError, psutil.Error):
-            zygote = psutil.Process(pool._workers[0]._process.pid)
-            children = sorted(zygote.children(), key=lambda child: child.pid)
-            victim = zygote if which is None else children[which]
+            fork_server = psutil.Process(pool._workers[0]._process.pid)
+            children = sorted(fork_server.children(), key=lambda child: child.pid)
+            victim = fork_server if which is None else children[which]
             if victim.pid in killed or not children:
                 continue
             time.sleep(0.3)  # it has begun
@@ -143,7 +143,7 @@ class TestKilled:
             verdict = attempts(pool, Program(GREEDY, "f", SUM), 0, 2, holding=200 << 20)
         assert verdict.status == Status.MEMORY and "killed from outside" in verdict.detail
 
-    def test_without_chains_a_program_may_have_killed_itself(self):
+    def test_without_restrictions_a_program_may_have_killed_itself(self):
         source = "import os\ndef f(a, b): os.kill(os.getpid(), 9)"
         with Pool(LIMITS, workers=1, sandbox=Sandbox("unsafe")) as pool:
             assert pool.verify([Program(source, "f", SUM)])[0].status == Status.ERROR

@@ -50,7 +50,7 @@ def test_the_corpus_is_as_large_as_it_says():
 
 @needs_sandbox
 def test_attacks_get_through_where_nothing_holds_them():
-    """Without chains most of the ways out are open: that they fail within is the sandbox's doing."""
+    """Without restrictions most of the ways out are open: that they fail within is the sandbox's doing."""
     ways = ["files/reads", "files/lists", "processes/forks", "network/a socket", "network/a local socket"]
     ways += ["evading the filter/executable memory", "reading tests and the parent/its own command line"]
     if platform.machine() == "x86_64":
@@ -101,7 +101,7 @@ def test_the_sandbox_attacks_itself_and_refuses_where_it_is_not_tight(monkeypatc
 
 
 @needs_sandbox
-def test_the_zygote_is_small_and_alone():
+def test_the_fork_server_is_small_and_alone():
     """It has one thread, and neither JAX nor anything else of ours."""
     worker = Worker(LIMITS)
     worker.verify(RIGHT)
@@ -361,7 +361,7 @@ def test_it_works_without_root(monkeypatch):
             shutil.copy(file, folder)
         start = functools.partial(subprocess.Popen, user=nobody, group=nobody, extra_groups=[])
         monkeypatch.setattr(sandbox.subprocess, "Popen", start)
-        monkeypatch.setattr(sandbox, "ZYGOTE", Path(folder) / "zygote.py")
+        monkeypatch.setattr(sandbox, "FORK_SERVER", Path(folder) / "fork_server.py")
         monkeypatch.setattr(sys, "executable", pythons[0])
         assert probe.holes() == []
         if pythons[0] == "/usr/bin/python3":

@@ -157,7 +157,7 @@ class Harm:
                 self.harm(process)
                 self.done = True
 
-    def transcripts(self, step, rows):
+    def trajectories(self, step, rows):
         pass
 
     def note(self, text):

@@ -85,12 +85,12 @@ def test_every_panel_names_what_runs_log(board, logged):
 @pytest.mark.parametrize(
     ("theirs", "nobodys"),
     [
-        ('"heldout/accuracy"', '"heldout/accuracies"'),
+        ('"eval/accuracy"', '"eval/accuracies"'),
         ('"xAxis": "flops"', '"xAxis": "petaflops"'),
         ('"xAxis": "flops"', '"xAxis": "reward"'),  # which is logged, but not at the first evaluation
         ("choices.value.algo", "choices.value.algorithm"),
         ('"memory/critic"', '"memory/critics"'),
-        ('"transcripts"', '"conversations"'),
+        ('"trajectories"', '"letters"'),
         ('"ledger/price"', '"ledger/prices"'),
     ],
 )
@@ -109,7 +109,7 @@ def test_the_questions_of_a_comparison_have_their_panels(board):
     assert all((config["groupAgg"], config["groupArea"]) == ("mean", "minmax") for config in drawn), "bands of seeds"
     asked = {"memory by component", "idle fraction of the devices", "fates of rollouts", "CPU per accelerator second"}
     assert asked <= titles.keys()
-    assert "Transcripts" in {part["name"] for part in sections}
+    assert "Trajectories" in {part["name"] for part in sections}
     assert (board["entity"], board["project"]) == ("E", "P")
 
 

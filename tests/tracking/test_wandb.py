@@ -12,7 +12,7 @@ import yaml
 
 from rlbench.accounting.ledger import SCHEMA
 from rlbench.records import RECORD
-from rlbench.tracking.sending import AXES, TRANSCRIPT
+from rlbench.tracking.sending import AXES, TRAJECTORY
 from rlbench.tracking.sheets import SHEETS, memory, sheets
 from tests.cli.test_cli import rows
 from tests.tracking.conftest import sent, written
@@ -36,7 +36,7 @@ def test_every_metric_of_every_step_is_there(folder, run):
     for row in rows(folder):
         logged = run.history[row["step"]]
         assert {name: value for name, value in logged.items() if name in row} == row
-        assert {name.split(".")[0] for name in logged if name not in row} <= {*OWN, "transcripts"}
+        assert {name.split(".")[0] for name in logged if name not in row} <= {*OWN, "trajectories"}
 
 
 def test_every_metric_is_defined_and_can_be_drawn_against_what_it_cost(folder, run):
@@ -89,14 +89,14 @@ def test_a_sheet_adds_up_to_the_ledger(folder):
     assert networks == ledger["memory"]["price"]["reference"]["with"]
 
 
-def test_an_evaluation_shows_some_replies_with_their_verdicts(folder, run):
-    kept = [json.loads(line) for line in (folder / "transcripts.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows(folder) if "heldout/accuracy" in row] == sorted({row["step"] for row in kept})
-    for step, table in zip((0, 2, 3), run.tables["transcripts"], strict=True):
-        assert table["columns"] == list(TRANSCRIPT)
-        of_step = [row | {"reply": "\n".join(row["replies"])} for row in kept if row["step"] == step]
-        assert table["data"] == [[row[name] for name in TRANSCRIPT] for row in of_step] and len(of_step) == 8
-        assert run.history[step]["transcripts._type"] == "table-file"
+def test_an_evaluation_shows_some_completions_with_their_verdicts(folder, run):
+    kept = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows(folder) if "eval/accuracy" in row] == sorted({row["step"] for row in kept})
+    for step, table in zip((0, 2, 3), run.tables["trajectories"], strict=True):
+        assert table["columns"] == list(TRAJECTORY)
+        of_step = [row | {"completion": "\n".join(row["completions"])} for row in kept if row["step"] == step]
+        assert table["data"] == [[row[name] for name in TRAJECTORY] for row in of_step] and len(of_step) == 8
+        assert run.history[step]["trajectories._type"] == "table-file"
 
 
 def test_the_files_are_an_artifact(run):
@@ -171,7 +171,7 @@ def test_a_damaged_run_is_not_sent_which_is_said_and_harms_no_other(sweep, tmp_p
         ".hydra/hydra.yaml": (None, "hydra.yaml: no regular file"),
         "wandb.json": (b'{"id": 1}', "wandb.json: no project, entity, group, tags"),
         "metrics.jsonl": (b'{"step": 0, "reward": Infinity}\n', "metrics.jsonl: line 1: no JSON"),
-        "transcripts.jsonl": (b'{"step": 0}\n', "transcripts.jsonl: line 1: no problem, likeliest"),
+        "trajectories.jsonl": (b'{"step": 0}\n', "trajectories.jsonl: line 1: no problem, greedy"),
         "ledger.json": (json.dumps({"schema": SCHEMA}).encode(), "ledger.json: no compute, memory"),
     }
     for number, (name, (content, _)) in enumerate(damaged.items()):

@@ -7,8 +7,8 @@ from rlbench.models.likelihood import token_logp
 
 
 @pytest.mark.parametrize("rarer", [0.0, 0.1, -0.1])
-def test_a_failure_weighs_as_its_reply_has_become_rarer(case, rarer):
-    """By `rarer`, in the logarithm, at each of its tokens; a reply that became likelier weighs 1."""
+def test_a_failure_weighs_as_its_completion_has_become_rarer(case, rarer):
+    """By `rarer`, in the logarithm, at each of its tokens; a completion that became likelier weighs 1."""
     logp = token_logp(case.model, case.trainable["policy"], case.rollouts)
     rollouts = case.rollouts._replace(logp=logp + rarer)
     loss, _ = case.learn(rollouts, case.score(rollouts))

@@ -1,7 +1,7 @@
 """Bisection: "c-j:" hides a letter from c to j. A wrong guess is answered by ">" (it comes later) or "<" (earlier).
 
-Reward 1 for the hidden letter, within as many guesses as halving the range needs; else 0. A reply that is not one
-letter ends the game. A conversation of several turns: each guess has to use what was said of the ones before.
+Reward 1 for the hidden letter, within as many guesses as halving the range needs; else 0. A completion that is not one
+letter ends the game. An episode of several turns: each guess has to use what was said of the ones before.
 """
 
 import random
@@ -38,7 +38,7 @@ class Bisection:
             raise ConfigError("most", most, f"from 2 to {len(LETTERS)} letters")
         self.most = most
         alphabet = frozenset(LETTERS).union("-:<>")
-        self.bounds = Bounds(alphabet, prompt=4, reply=1, turns=most.bit_length(), observation=1)
+        self.bounds = Bounds(alphabet, prompt=4, completion=1, turns=most.bit_length(), observation=1)
 
     def problem(self, seed: int, split: str) -> Problem:
         draw = random.Random(f"{split} {seed}")
@@ -51,8 +51,8 @@ class Bisection:
                 game = Game(draw.randint(first, last), first, last, guesses=count.bit_length())
                 return Problem(prompt, game, key=game)
 
-    def step(self, state: Game, reply: str) -> Step:
-        guess = LETTERS.find(reply) if len(reply) == 1 else -1
+    def step(self, state: Game, completion: str) -> Step:
+        guess = LETTERS.find(completion) if len(completion) == 1 else -1
         if guess == state.hidden:
             return Step(state, None, 1.0, Status.PASSED)
         left = state._replace(guesses=state.guesses - 1)
@@ -62,5 +62,5 @@ class Bisection:
             return Step(left._replace(first=max(state.first, guess + 1)), ">", 0.0, Status.OPEN)
         return Step(left._replace(last=min(state.last, guess - 1)), "<", 0.0, Status.OPEN)
 
-    def gold(self, state: Game) -> str:
+    def solution(self, state: Game) -> str:
         return LETTERS[(state.first + state.last) // 2]

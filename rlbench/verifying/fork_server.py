@@ -2,9 +2,9 @@
 
 Standard library only, one thread, and nothing of rlbench's but the two files beside this one. For each
 program on its standard input it forks a child that reads and runs it, and keeps the child's deadlines. The
-zygote itself holds nothing of any program, or the next one could find it: neither the source nor the
+fork server itself holds nothing of any program, or the next one could find it: neither the source nor the
 answers, which the kernel passes on to standard output. What they say is the host's business. When the host is
-gone, however it ended, so are the zygote and its children.
+gone, however it ended, so are the fork server and its children.
 
 Frames: eight bytes of length, then so many bytes. A request is a frame of limits, one of the program, and
 perhaps one of a check, all JSON; a response is frames of what the child wrote, an empty one, and one of what
@@ -88,30 +88,30 @@ def write_frames(descriptor: int, *frames: bytes) -> None:
 # ---- in a child: nobody has read the program
 
 
-def child(job: Callable, limits: dict, requests: int, ends: Sequence[int], chains: Any, zygote: int) -> NoReturn:
-    """Reads a request and does its job, in chains unless told otherwise."""
+def child(job: Callable, limits: dict, requests: int, ends: Sequence[int], restrictions: Any, server: int) -> NoReturn:
+    """Reads a request and does its job, in restrictions unless told otherwise."""
     try:
-        job(json.loads(prepare(limits, requests, ends, chains, zygote)))
+        job(json.loads(prepare(limits, requests, ends, restrictions, server)))
     finally:
         os._exit(0)  # whatever the program did to whatever is called on the way out
 
 
-def prepare(limits: dict, requests: int, ends: Sequence[int], chains: Any, zygote: int) -> bytes:
+def prepare(limits: dict, requests: int, ends: Sequence[int], restrictions: Any, server: int) -> bytes:
     """Gives up everything but computation and some ends of pipes, which become descriptors 3, 4, ...
 
-    Says so to the first of them, or what failed. Returns the request, which is read here, so that the zygote
+    Says so to the first of them, or what failed. Returns the request, which is read here, so that the fork server
     never holds it.
     """
     try:
         request = read_frame(requests) or b""
         for descriptor, end in enumerate([fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in ends], 3):
             os.dup2(end, descriptor)
-        os.dup2(0, 1)  # the zygote's own is nothing already
+        os.dup2(0, 1)  # the fork server's own is nothing already
         os.dup2(0, 2)
-        confine.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with the zygote
-        if os.getppid() != zygote:
+        confine.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: dies with the fork server
+        if os.getppid() != server:
             os._exit(1)
-        measures = chains.put_on if limits["confined"] else chains.limit
+        measures = restrictions.put_on if limits["confined"] else restrictions.limit
         measures(limits["cpu_seconds"], limits["memory_bytes"], 3 + len(ends))
     except BaseException as error:
         say(broken=f"{type(error).__name__}: {error}")
@@ -182,9 +182,9 @@ def examine(request: dict, limits: dict) -> None:
             conclude("error", f"more than {most:,} bytes in an answer")
         if not line.endswith(b"\n"):
             conclude("error", "it ended before the check did", ended=True)
-        said = codec.read(line)
+        said = codec.parse_line(line)
         if "memory" in said:
-            conclude("out of memory", f"more than {limits['memory_bytes']:,} bytes")
+            conclude("out_of_memory", f"more than {limits['memory_bytes']:,} bytes")
         if "error" in said:
             conclude("error", str(said["error"]))
         return said
@@ -207,7 +207,7 @@ def examine(request: dict, limits: dict) -> None:
         except codec.Unencodable as error:
             conclude("error", str(error))
 
-    if (first := codec.read(answers.readline(1000))) != {"ready": True}:
+    if (first := codec.parse_line(answers.readline(1000))) != {"ready": True}:
         say(broken=first.get("broken", "the program's process ended"))
         os._exit(0)
     try:
@@ -230,7 +230,7 @@ def say(**line) -> None:
     write_all(3, json.dumps(line).encode() + b"\n")
 
 
-# ---- in the zygote
+# ---- in the fork server
 
 
 STEP = 1.0  # seconds; more between two looks at a program do not count, since this process did not run either
@@ -294,10 +294,10 @@ def exiting(pid: int) -> bool:
     return False
 
 
-def run(limits: dict, requests: int, responses: int, chains: Any) -> None:
+def run(limits: dict, requests: int, responses: int, restrictions: Any) -> None:
     """Forks a child that reads the next program and runs it; keeps its deadlines, and reports."""
     began, own, deadlines = time.monotonic(), time.process_time(), Deadlines(limits)
-    reading, children = start(limits, requests, chains, deadlines)
+    reading, children = start(limits, requests, restrictions, deadlines)
     threads = [Path(f"/proc/{pid}") for pid in children]  # each has one
     stopped = follow(
         reading, requests, responses, lambda: deadlines.over(map(cpu_seconds_of, children), threads), splice
@@ -314,7 +314,7 @@ def report(responses: int, began: float, around: float, **outcome: Any) -> None:
     write_frames(responses, b"", json.dumps(outcome).encode())
 
 
-def start(limits: dict, requests: int, chains: Any, deadlines: Deadlines) -> tuple[int, list[int]]:
+def start(limits: dict, requests: int, restrictions: Any, deadlines: Deadlines) -> tuple[int, list[int]]:
     """Forks a child for the next program, and one that checks it, if it comes with a check.
 
     Between the two are pipes that are theirs alone. The second reads the check after the first has read the
@@ -324,12 +324,12 @@ def start(limits: dict, requests: int, chains: Any, deadlines: Deadlines) -> tup
     Returns:
       A pipe that says how it went, and the processes, the program's first.
     """
-    zygote = os.getpid()
+    server = os.getpid()
 
     def fork(job: Callable, requests: int, *ends: int) -> int:
         pid = os.fork()
         if pid == 0:
-            child(job, limits, requests, ends, chains, zygote)
+            child(job, limits, requests, ends, restrictions, server)
         return pid
 
     if not limits["checked"]:
@@ -420,7 +420,7 @@ def reap(pid: int, limits: dict, patient: bool) -> dict[str, Any]:
 
     Returns:
       `exit`: its exit code, or minus the signal that ended it; `outside`: whether it was killed by nobody here,
-      neither this process nor, in its chains, itself; `cpu_seconds`; and the `held_bytes` of memory at their most.
+      neither this process nor, in its restrictions, itself; `cpu_seconds`; and the peak of memory, `held_bytes`.
     """
     end = time.monotonic() + (0.05 if patient else 0.0)
     done = 0
@@ -472,7 +472,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a program may print what is no text
-    chains = confine.Chains()
+    restrictions = confine.Restrictions()
     # Descriptor 3 will be a child's pipe; these are closed to it.
     requests, responses = (fcntl.fcntl(standard, fcntl.F_DUPFD, 10) for standard in (0, 1))
     null = os.open(os.devnull, os.O_RDWR)
@@ -480,7 +480,9 @@ def main() -> None:
     os.dup2(null, 1)
     gc.collect()
     gc.freeze()
-    serve(requests, responses, {"landlock": confine.landlock_version()}, functools.partial(run, chains=chains))
+    serve(
+        requests, responses, {"landlock": confine.landlock_version()}, functools.partial(run, restrictions=restrictions)
+    )
 
 
 if __name__ == "__main__":

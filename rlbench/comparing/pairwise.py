@@ -1,4 +1,4 @@
-"""Verdicts that a few seeds can carry: who is better at a matched budget, or how many seeds would tell."""
+"""Tests of pairs that a few seeds can carry: who is better at a matched budget, or how many seeds would tell."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .curves import Axis, accuracy
-from .groups import Group, Question
+from .groups import Comparison, Group
 from .statistics import (
     FEWEST,
     MOST,
@@ -34,8 +34,8 @@ class Standing(NamedTuple):
     diverged: int  # seeds that diverged before it, which count as 0
 
 
-class Verdict(NamedTuple):
-    """Verdict on a pair."""
+class PairwiseTest(NamedTuple):
+    """Test of two groups: how far they differ, and whether the seeds carry it."""
 
     ours: str
     theirs: str
@@ -52,17 +52,17 @@ class Verdict(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """All verdicts of a question."""
+    """All tests of a comparison."""
 
     axis: Axis
     budget: float
     level: float
     standings: list[Standing]
-    verdicts: list[Verdict]
+    tests: list[PairwiseTest]
 
 
 def judge(
-    question: Question, axis: Axis, *, budget: float | None = None, level: float = 0.05, power: float = 0.8
+    comparison: Comparison, axis: Axis, *, budget: float | None = None, level: float = 0.05, power: float = 0.8
 ) -> Judgement:
     """Compares every pair of groups.
 
@@ -72,20 +72,20 @@ def judge(
       power: the chance of seeing what was observed, if it is real, that "how many seeds would do" stands for.
     """
     if budget is None:
-        budget = common_budget(question, axis)
-    standings = [standing(group, axis, budget, level) for group in question.groups]
+        budget = common_budget(comparison, axis)
+    standings = [standing(group, axis, budget, level) for group in comparison.groups]
     seen = [one for one in standings if len(one.scores)]
     pairs = list(combinations(seen, 2))
     tested = [pair for pair in pairs if min(len(one.scores) for one in pair) >= FEWEST]  # a matter of size alone
     raw = [permutation_test(ours.scores, theirs.scores) for ours, theirs in tested]
     values = {id(pair): both for pair, both in zip(tested, zip(raw, holm(raw)))}
-    verdicts = [verdict(*pair, values.get(id(pair)), len(pairs), level, power) for pair in pairs]
-    return Judgement(axis, budget, level, standings, verdicts)
+    tests = [test_of(*pair, values.get(id(pair)), len(pairs), level, power) for pair in pairs]
+    return Judgement(axis, budget, level, standings, tests)
 
 
-def common_budget(question: Question, axis: Axis) -> float:
+def common_budget(comparison: Comparison, axis: Axis) -> float:
     """The least that a run spent which did not diverge; where all did, the most."""
-    points = [accuracy(run, axis) for group in question.groups for run in group.runs]
+    points = [accuracy(run, axis) for group in comparison.groups for run in group.runs]
     least = min(one.end for one in points)
     return max(float(one.x[-1]) for one in points) if np.isinf(least) else least
 
@@ -102,10 +102,10 @@ def standing(group: Group, axis: Axis, budget: float, level: float) -> Standing:
     return Standing(group, known, iqm, low, high, len(scores) - len(known), diverged)
 
 
-def verdict(
+def test_of(
     ours: Standing, theirs: Standing, values: tuple[float, float] | None, pairs: int, level: float, power: float
-) -> Verdict:
-    """The verdict of a pair.
+) -> PairwiseTest:
+    """The test of a pair.
 
     Args:
       values: p-value and corrected p-value; None where it was not tested.
@@ -134,7 +134,7 @@ def verdict(
         words = f"no winner, since {reason(samples, corrected, fewest)}; {advice(effect, enough, fewest, power)}"
     seeds = len(ours.scores), len(theirs.scores)
     chance = float(improvement(*samples))
-    return Verdict(*names, seeds, difference, chance, low, high, p, corrected, winner, enough, words)
+    return PairwiseTest(*names, seeds, difference, chance, low, high, p, corrected, winner, enough, words)
 
 
 def tuned(group: Group) -> str:

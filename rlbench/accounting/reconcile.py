@@ -1,4 +1,4 @@
-"""Checks that a ledger closes: totals are the sums of their parts, and room that holds what is in it."""
+"""Checks that a ledger reconciles: totals are the sums of their parts, and room that holds what is in it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from .account import Pass
 
 
-class DoesNotClose(ArithmeticError):
+class DoesNotReconcile(ArithmeticError):
     """Two ways of adding up the same thing differ."""
 
     def __init__(self, entry: str, left: float, right: float):
@@ -15,14 +15,14 @@ class DoesNotClose(ArithmeticError):
 
     def __str__(self) -> str:
         entry, left, right = self.args
-        return f"the ledger does not close: {entry}: {left:.12g} is not {right:.12g}"
+        return f"the ledger does not reconcile: {entry}: {left:.12g} is not {right:.12g}"
 
 
 def check(counts: Mapping[str, Any], seconds: Mapping[str, Mapping[str, float]], wall: float) -> None:
     """Holds every total to the sum of its parts.
 
     Raises:
-      DoesNotClose: naming the entry.
+      DoesNotReconcile: naming the entry.
     """
     executed, useful, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
     total = executed["total"]
@@ -44,13 +44,13 @@ def fits(passes: Sequence[Pass]) -> None:
     """Holds the tokens of every pass to the slots that they took.
 
     Raises:
-      DoesNotClose: there are more of them.
+      DoesNotReconcile: there are more of them.
     """
     for one in passes:
         if one.fed.sum() > one.slots:
-            raise DoesNotClose(f"{one.phase}: tokens, slots that hold them", one.fed.sum(), one.slots)
+            raise DoesNotReconcile(f"{one.phase}: tokens, slots that hold them", one.fed.sum(), one.slots)
 
 
 def agree(entry: str, left: float, right: float, relative: float = 1e-9, absolute: float = 0.0) -> None:
     if not math.isclose(left, right, rel_tol=relative, abs_tol=absolute):
-        raise DoesNotClose(entry, float(left), float(right))
+        raise DoesNotReconcile(entry, float(left), float(right))

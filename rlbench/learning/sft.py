@@ -5,7 +5,7 @@ from ..types import Algorithm, Model
 from .objectives import token_mean
 
 
-def imitation(model: Model) -> Algorithm:
+def sft(model: Model) -> Algorithm:
     """Maximum likelihood of the masked tokens, the mean over the tokens of a batch."""
 
     def init(key, policy):

@@ -76,7 +76,7 @@ def costs_table(runs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Table:
         "\nscore": phases(Phase.SCORE),
         "\ntrain": phases(Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER),
         "\nwasted": waste,
-        "networks\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
+        "nets\nMB": lambda run: f"{networks(run[1]['memory']) / 1e6:,.2f}",
         "not\npolicy": lambda run: f"{not_policy(run[1]['memory']) / 1e6:,.2f}",
         "zero\nadv.": lambda run: f"{fraction(run[1]['rollouts'], Fate.ZERO_ADVANTAGE):.1%}",
         "\nidle": lambda run: f"{run[1]['time']['idle_fraction']:.1%}",

@@ -31,7 +31,7 @@ def test_the_demo_learns_arithmetic_whatever_the_processor_rounds(tmp_path, cach
         assert summary["learner_steps"] == demo["steps"]
         assert summary["rollouts"] == demo["steps"] * demo["batch"]["rollouts"]
         assert 0.4 <= summary["accuracy_before"] <= 0.6
-        assert summary["accuracy_after"] >= 0.95, summary
+        assert summary["accuracy_after"] >= 0.93, summary
 
 
 @pytest.mark.slow

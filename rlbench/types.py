@@ -49,8 +49,8 @@ def is_full(reward: float) -> bool:
 class Rollouts(NamedTuple):
     """One batch of finished episodes, as arrays.
 
-    Rows are right-padded. A row with no True in its mask is masked (its verifier broke, or it
-    pads a short batch): nothing may depend on it.
+    Rows are right-padded. A row with no True in its mask is a masked row (its verifier broke, or
+    it pads a short batch): nothing may depend on it.
     """
 
     tokens: AnyArray  # i32[B, T]   prompt, completions and the environment's answers

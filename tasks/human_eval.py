@@ -2,7 +2,7 @@
 
 A line of the file is a JSON object: task_id, prompt, entry_point, canonical_solution, test. The source that is judged
 is the prompt followed by the completion; reward 1 if `check(candidate)`, which `test` defines, returns. The check runs
-in a process of its own, beside the canonical solution, which some checks call: the completion's sees neither.
+in a process of its own, beside the canonical solution, which some checks call: the completion's process sees neither.
 """
 
 import gzip

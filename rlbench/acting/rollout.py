@@ -47,7 +47,7 @@ class Trajectory(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     observation_tokens: int
-    truncated: bool  # a completion filled its limits without ending
+    truncated: bool  # a completion reached its longest length without ending
     timed_out: bool  # a completion was not judged in time
     detail: str  # the reason of the status, for people
 
@@ -277,7 +277,7 @@ class Actor:
             raise Stopped
 
     def _judge(self, completion: Completion, episodes: Sequence[Episode], last: bool) -> list[list[int]]:
-        """Lets the task answer every completion. Returns what each row reads next; nothing where it is over."""
+        """Has every completion judged. Returns what each row reads next; nothing where it is over."""
         texts: dict[int, str] = {}
         for row in np.flatnonzero(completion.length).tolist():
             tokens = completion.tokens[row, : completion.length[row]].tolist()

@@ -24,7 +24,8 @@ from rlbench.accounting.account import Account
 from rlbench.accounting.ledger import Ledger
 from rlbench.accounting.memory import MemoryMeter
 from rlbench.accounting.timeline import Timeline
-from rlbench.acting.rollout import Actor, Batch
+from rlbench.acting.collector import Batch
+from rlbench.acting.episode import Episodes
 from rlbench.experiment import Experiment
 from rlbench.plan import make_plan
 
@@ -35,7 +36,7 @@ ENTRIES = [
     (Timeline, "switch"),
     (Timeline, "seconds"),
     (Batch, "tally"),
-    (Actor, "_report"),
+    (Episodes, "passes"),
 ]
 
 

@@ -20,10 +20,10 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from rlbench.acting.rollout import Actor, ragged
+from rlbench.acting.episode import ragged
+from rlbench.acting.player import Player
 from rlbench.devices import Devices
 from rlbench.learning.learner import Learner
-from rlbench.models.cache import empty
 from rlbench.models.likelihood import log_policy
 from rlbench.models.tokenizers import END
 from rlbench.plan import Plan, make_plan
@@ -36,8 +36,9 @@ OVERRIDES = [*ALGORITHM, "model=micro", "batch.rollouts=512", "tracker=none", "o
 def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     """A step as rlbench takes it: seconds of acting and of learning."""
     devices = Devices(plan.devices)
-    actor = Actor(
-        plan.model, plan.task, plan.tokenizer, plan.limits, plan.sampling, devices, jax.random.key(0), plan.verifier
+    player = Player(
+        *(plan.model, plan.task, plan.tokenizer, plan.limits, plan.sampling, devices, jax.random.key(0)),
+        *(plan.verifier, plan.acting),
     )
     learner = Learner(plan.algorithm, optax.adam(RATE), plan.update_config, devices, seed=0, donate=True)
     state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)))
@@ -48,7 +49,7 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         seeds = range(index * plan.problems, (index + 1) * plan.problems)
         problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
         policy = state.trainable["policy"]
-        batch = actor.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
+        batch = player.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
         middle = time.perf_counter()
         state, _, _ = learner.step(state, devices.shard(batch.rollouts))
         return middle - start, time.perf_counter() - middle
@@ -70,7 +71,7 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     @jax.jit
     def sample(params, prompts, lengths, key):
         rows = len(prompts)
-        outputs, cache = model.extend(params, empty(model, rows, limits.episode), prompts, lengths)
+        outputs, cache = model.extend(params, model.cache(rows, limits.episode), prompts, lengths)
 
         def one(carry, key):
             outputs, cache = carry

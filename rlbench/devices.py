@@ -67,6 +67,13 @@ def in_chunks(tree: Any, rows: int, length: int, most: int) -> Any:
     return jax.tree.map(split, tree)
 
 
+def in_rows(tree: Any) -> Any:
+    """Arrays [B, ...], of which each device has its share of the rows: in a program on several, whatever it does."""
+    if jax.sharding.get_abstract_mesh().shape.get(DATA, 1) == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec(DATA))
+
+
 def devices_of(rows: int) -> int:
     """Devices that so many rows are sharded over in the program under way; 1 outside a program on several."""
     devices = jax.sharding.get_abstract_mesh().shape.get(DATA, 1)
@@ -180,13 +187,17 @@ class CompiledFunction:
         """Number of compilations so far."""
         return len(self._executables)
 
-    def __call__(self, *arguments: Any) -> Any:
+    def prepare(self, *arguments: Any) -> Executable:
+        """The program for arguments of such shapes, compiled if it was not yet."""
         leaves, structure = jax.tree.flatten(arguments)
         bucket = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if bucket not in self._executables:
             with self.account.during(Activity.COMPILING):
                 self._executables[bucket] = self._compile(arguments)
-        program = self._executables[bucket]
+        return self._executables[bucket]
+
+    def __call__(self, *arguments: Any) -> Any:
+        program = self.prepare(*arguments)
         result = self.devices.run(program.executable, arguments, program.added)
         self.account.ran(program.work, self.iterations(result) if self.iterations else 0)
         return result

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .acting.rollout import Actor, Trajectory
+from .acting.episode import Trajectory
+from .acting.player import Player
 from .contract.task import problem_of
 from .types import Count, Fraction, Natural, Params, Problem, Status, Task
 
@@ -59,17 +60,17 @@ def distinct_problems(task: Task, split: str, count: int) -> list[tuple[int, Pro
 
 
 def evaluate(
-    settings: Evaluation, problems: Sequence[tuple[int, Problem]], actor: Actor, params: Params, version: int
+    settings: Evaluation, problems: Sequence[tuple[int, Problem]], player: Player, params: Params, version: int
 ) -> Measured:
     """Accuracy of greedy completions, mean accuracy of sampled ones, and pass@k.
 
     Where devices do not divide the problems, some are played again for nothing: nobody looks at their rollouts.
     """
     attempts, asked = 1 + settings.samples, len(problems)
-    again = [problems[index % asked] for index in range(-asked % len(actor.devices.devices))]
+    again = [problems[index % asked] for index in range(-asked % len(player.devices.devices))]
     first_id = version * (asked + len(again)) * attempts
     greedy = [True] + [False] * settings.samples
-    batch = actor.play(params, [*problems, *again], attempts, first_id=first_id, version=version, greedy=greedy)
+    batch = player.play(params, [*problems, *again], attempts, first_id=first_id, version=version, greedy=greedy)
     trajectories = batch.trajectories[: asked * attempts]
     valid, solved = outcomes(trajectories)
     valid, solved = valid.reshape(-1, attempts), solved.reshape(-1, attempts)

@@ -17,10 +17,11 @@ from .accounting.ledger import SCHEMA, Gain, Ledger
 from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
 from .accounting.peaks import Impossible, Peak, peak_of, reached
 from .accounting.timeline import Activity, DeviceState, Timeline
-from .acting.filling import fill
-from .acting.generate import Sampling
-from .acting.rollout import Actor, Batch, training_problems
+from .acting.collector import Batch, fill
+from .acting.player import Player
+from .acting.slots import Sampling
 from .contract.algorithm import shapes
+from .contract.task import training_problems
 from .devices import CompiledFunction, Devices, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, distinct_problems, evaluate, mean
 from .interrupts import UNINTERRUPTED
@@ -83,13 +84,14 @@ class Experiment:
         self.start_compiling = self.start_seconds = 0.0  # of a warm start that is made now
         self.evaluating = self.evaluation_compiling = 0.0  # seconds
         self.learner_steps = 0
+        self.asked = 0  # problems of the data stream so far: where the next one stands, of which rollout ids are made
         acting, evaluating, self.init_key = jax.random.split(key_of(plan.seed), 3)
         slow, account = plan.verifier.settings.delay_seconds, Account(self.timeline, "actor")
         self.stop = threading.Event()  # set when no more batches are wanted
-        self.actor = self._actor(acting, plan.sampling, account, slow, self.stop)
+        self.player = self._player(acting, plan.sampling, account, slow, self.stop)
         self.keeps = CompiledFunction(self.devices, plan.algorithm.keep, phase=Phase.SCORE, account=account)
         truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
-        self.evaluator = self._actor(evaluating, truncated, Account(self.timeline, "learner", Activity.EVALUATING))
+        self.evaluator = self._player(evaluating, truncated, Account(self.timeline, "learner", Activity.EVALUATING))
         self.learner = Learner(
             plan.algorithm,
             plan.optimizer,
@@ -121,7 +123,7 @@ class Experiment:
         self.state = self.learner.init(self.init_key, start)
         del start
         sampler = network_of(self.plan.algorithm.acting, self.state.trainable, self.state.frozen)
-        self.actor.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
+        self.player.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
         self.buffers = self._buffer_bytes()
         self.ledger = self._ledger(peak, cost)
         self._report({})
@@ -172,16 +174,16 @@ class Experiment:
         """Seconds since the run began, and what the timeline makes of them."""
         return time.perf_counter() - self.began, self.timeline.seconds()
 
-    def _actor(
+    def _player(
         self,
         key: jax.Array,
         sampling: Sampling,
         account: Account,
         delay: float = 0.0,
         stop: threading.Event | None = None,
-    ) -> Actor:
+    ) -> Player:
         plan = self.plan
-        return Actor(
+        return Player(
             plan.model,
             plan.task,
             plan.tokenizer,
@@ -190,6 +192,7 @@ class Experiment:
             self.devices,
             key,
             plan.verifier,
+            plan.acting,
             account,
             delay,
             stop,
@@ -210,11 +213,12 @@ class Experiment:
             single = UpdateConfig(1, 1, plan.update_config.microbatch_tokens)
             algorithm, optimizer = sft(plan.model), plan.warm_start_optimizer
             learner = Learner(algorithm, optimizer, single, devices, seed=settings.seed, donate=True, account=account)
-            actor = Actor(
-                plan.model, plan.task, plan.tokenizer, plan.limits, Sampling(), devices, key, plan.verifier, account
+            player = Player(
+                *(plan.model, plan.task, plan.tokenizer, plan.limits, Sampling(), devices, key),
+                *(plan.verifier, plan.acting, account),
             )
             began = time.perf_counter()
-            made = warm_start(settings, plan.model, learner, actor, progress)
+            made = warm_start(settings, plan.model, learner, player, progress)
             self.start_compiling = account.timeline.seconds()["learner"][Activity.COMPILING]
             self.start_seconds = time.perf_counter() - began - self.start_compiling
             return made
@@ -226,7 +230,7 @@ class Experiment:
         return self.devices.replicate(params), cost
 
     def _ledger(self, peak: Peak, cost: Cost) -> Ledger:
-        networks = self.state.trainable | self.state.frozen | {self.actor.network: self._policy(self.state)}
+        networks = self.state.trainable | self.state.frozen | {self.player.network: self._policy(self.state)}
         sizes = {name: size for name, params in networks.items() if (size := self.plan.model.size(params))}
         device = self.plan.devices[0]
         accelerator = device.platform != "cpu"
@@ -240,7 +244,7 @@ class Experiment:
 
     def _named(self, flops: Mapping[str, float]) -> dict[str, float]:
         """Operations of SFT by component, the one network that was trained under the name of what samples."""
-        return {self.actor.network if name == "policy" else name: count for name, count in flops.items()}
+        return {self.player.network if name == "policy" else name: count for name, count in flops.items()}
 
     def _wait(self, steps: Any) -> tuple[Batch, float] | None:
         """The next batch; None when there is no more."""
@@ -255,13 +259,13 @@ class Experiment:
             policy = self._policy(state)
             group = plan.algorithm.group_size
 
-            def play(turn: int) -> tuple[Batch, np.ndarray]:
-                number = index + turn * plan.steps  # so that the first round asks the same, whatever is kept
-                problems = training_problems(plan.task, plan.seed, number * plan.problems, plan.problems)
-                batch = self.actor.play(policy, problems, group, first_id=number * plan.rollouts, version=state.version)
+            def play() -> tuple[Batch, np.ndarray]:
+                first, self.asked = self.asked, self.asked + plan.problems
+                problems = training_problems(plan.task, plan.seed, first, plan.problems)
+                batch = self.player.play(policy, problems, group, first_id=first * group, version=state.version)
                 kept = self._keep(batch.rollouts)
                 assert self.ledger
-                self.ledger.sampled(index, batch.tally(group), self.actor.account.take())
+                self.ledger.sampled(index, batch.tally(group), self.player.account.take())
                 return batch, kept
 
             batch = fill(play, plan.max_sampling_rounds)
@@ -271,7 +275,7 @@ class Experiment:
         """bool[B]: which of a round's rollouts the algorithm keeps."""
         if self.plan.algorithm.keep is keep_all:
             return np.ones(len(rollouts.group), bool)
-        with self.actor.account.during(Activity.COMPUTING):
+        with self.player.account.during(Activity.COMPUTING):
             return jax.device_get(self.keeps(self.devices.shard(rollouts)))
 
     def _learn(self, batch: Batch, act_seconds: float) -> None:
@@ -384,18 +388,18 @@ class Experiment:
             raise
 
     def _accounts(self) -> dict[str, Account]:
-        return {"actor": self.actor.account, "learner": self.learner.account, "evaluation": self.evaluator.account}
+        return {"actor": self.player.account, "learner": self.learner.account, "evaluation": self.evaluator.account}
 
     def _memory(self) -> dict[str, Any]:
         """The ledger's memory section, in bytes a device."""
         plan, devices = self.plan, len(self.plan.devices)
-        components, sampler = network_bytes(self.state), self.actor.network
+        components, sampler = network_bytes(self.state), self.player.network
         if sampler not in components:
             components[sampler] = {"parameters": tree_bytes(jax.eval_shape(self._policy, self.state))}
         return {
             "components": components,
             "sampling_network": sampler,
-            "kv_cache": self.actor.cache_bytes(plan.problems, plan.algorithm.group_size) // devices,
+            "kv_cache": self.player.cache_bytes(plan.rollouts, plan.algorithm.group_size) // devices,
             "rollout_buffers": self.buffers // devices,
             "temporaries": {
                 f"{name} ({who})": size

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from .acting.generate import Sampling
-from .acting.rollout import SequenceLimits, training_problems
+from .acting.episode import SequenceLimits
+from .acting.player import Acting
+from .acting.slots import Sampling
 from .contract.algorithm import check_algorithm, check_model, source_of
 from .contract.sources import Source
-from .contract.task import check_bounds, solution_of
+from .contract.task import check_bounds, solution_of, training_problems
 from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import UpdateConfig
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 # fmt: off
 SECTIONS = (
-    "algo", "batch", "evaluation", "model", "optimizer", "runner", "sampling", "task", "tokenizer", "verifier",
-    "warm_start",
+    "acting", "algo", "batch", "evaluation", "model", "optimizer", "runner", "sampling", "task", "tokenizer",
+    "verifier", "warm_start",
 )
 # fmt: on
 
@@ -79,6 +80,7 @@ class Plan(NamedTuple):
     max_sampling_rounds: int  # of sampling, at most, to fill a batch
     update_config: UpdateConfig
     limits: SequenceLimits
+    acting: Acting
     sampling: Sampling
     runner: Runner
     evaluation: Evaluation
@@ -120,6 +122,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         check_model(model)
     with source_of(algorithm, target_of(config["algo"], "algo")[0]).blamed("maker"):
         check_algorithm(algorithm, model)
+    acting = typed_section(Acting, config["acting"], "acting")
     batch = typed_section(BatchConfig, config["batch"], "batch")
     optimizer = partial(build, kind=optax.GradientTransformation)
     warm_start = typed_section(WarmStart, without(config["warm_start"], "optimizer"), "warm_start")
@@ -131,7 +134,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         max_flops=scalars.max_flops,
         cache=writable(cache_folder(scalars.cache)),
         task=task,
-        verifier=Verifier(typed_section(Verifying, config["verifier"], "verifier")),
+        verifier=Verifier(typed_section(Verifying, config["verifier"], "verifier"), acting.environment_workers),
         tokenizer=tokenizer,
         model=model,
         algorithm=algorithm,
@@ -140,6 +143,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         max_sampling_rounds=batch.max_sampling_rounds,
         update_config=UpdateConfig(batch.epochs, batch.minibatches, batch.microbatch_tokens),
         limits=room(task, batch),
+        acting=acting,
         sampling=typed_section(Sampling, config["sampling"], "sampling"),
         runner=typed_section(Runner, config["runner"], "runner"),
         evaluation=typed_section(Evaluation, config["evaluation"], "evaluation"),

@@ -123,22 +123,23 @@ class ExtendFn(Protocol):
           length: i32[B], each from 0 to S.
 
         Returns:
-          f32[B, outputs] at the last token read, without meaning where length[b] is 0; and the longer cache.
+          f32[B, outputs] at the last token read, without meaning where length[b] is 0; and the longer cache. A row
+          depends on no other.
         """
 
 
-class SegmentFn(Protocol):
-    """Function that makes room in a key-value cache."""
+class CacheFn(Protocol):
+    """Function that makes a key-value cache."""
 
     def __call__(self, rows: int, slots: int, /) -> Any:
-        """An empty segment of a cache.
+        """An empty cache.
 
         Args:
-          rows: sequences, each of which may be shared by several rows of a batch.
+          rows: sequences.
           slots: tokens that each has room for.
 
         Returns:
-          A Segment of rlbench/models/cache.py, in which no slot is valid.
+          A Cache of rlbench/models/cache.py, every row of which has no token yet.
         """
 
 
@@ -184,7 +185,7 @@ class Model(NamedTuple):
     init: ModelInitFn
     apply: ApplyFn
     extend: ExtendFn
-    segment: SegmentFn
+    cache: CacheFn
     resized: ResizedFn
     size: SizeFn
     emits: AnyArray  # bool[outputs]  tokens that may be chosen

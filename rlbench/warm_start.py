@@ -10,7 +10,8 @@ import jax
 from .accounting.ledger import by_component, learning_passes
 from .accounting.useful import useful_flops
 from .acting.demonstrations import demonstrations
-from .acting.rollout import Actor, training_problems
+from .acting.player import Player
+from .contract.task import training_problems
 from .hashing import digest_of
 from .learning.learner import Learner
 from .randomness import key_of
@@ -46,7 +47,7 @@ class Cost(NamedTuple):
 
 
 def warm_start(
-    settings: WarmStart, model: Model, learner: Learner, actor: Actor, progress: Callable[[int, float | None], None]
+    settings: WarmStart, model: Model, learner: Learner, player: Player, progress: Callable[[int, float | None], None]
 ) -> tuple[Params, Cost]:
     """Supervised fine-tuning on reference solutions to training problems, until others are met or the steps are over.
 
@@ -55,13 +56,13 @@ def warm_start(
 
     Args:
       learner: of `sft`.
-      actor: measures accuracy; plays one greedy attempt at each problem. Has the learner's account.
+      player: measures accuracy; plays one greedy attempt at each problem. Has the learner's account.
       progress: told of steps taken and accuracy; None where no completion could be judged.
     """
     began = time.perf_counter()
     init, algorithm = jax.random.split(key_of(settings.seed))
     state = learner.init(algorithm, model.init(init))
-    task, tokens, step = actor.task, 0, 0
+    task, tokens, step = player.task, 0, 0
     accuracy: float | None = 0.0
     first = 1 << 31  # no learner step comes to these numbers
     beyond = first + settings.steps * 2 * settings.rollouts  # nor does SFT to these
@@ -75,14 +76,14 @@ def warm_start(
         problems = drawn(
             task, settings.seed, begin, settings.rollouts, 2, lambda problem: not (spares and is_apart(problem))
         )
-        batch = demonstrations(task, actor.tokenizer, actor.limits, actor.verifier, problems)
+        batch = demonstrations(task, player.tokenizer, player.limits, player.verifier, problems)
         tokens += sum(t.prompt_tokens + t.completion_tokens + t.observation_tokens for t in batch.trajectories)
         state, _, _ = learner.step(state, learner.devices.shard(batch.rollouts))
         for one in learning_passes(batch.tally(1), batch.rollouts.tokens.shape[1], epochs=1):
             learner.account.passed(one)
         step += 1
         if step % settings.check_every == 0:
-            played = actor.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
+            played = player.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
             judged = [t.solved for t in played.trajectories if t.status != Status.INFRASTRUCTURE]
             accuracy = sum(judged) / len(judged) if judged else None
             progress(step, accuracy)

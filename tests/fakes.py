@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from hydra import compose, initialize_config_module
 
-from rlbench.acting.generate import Sampling
-from rlbench.acting.rollout import Actor, SequenceLimits
+from rlbench.acting.episode import SequenceLimits
+from rlbench.acting.player import Acting, Player
+from rlbench.acting.slots import Sampling
 from rlbench.models.tokenizers import Characters
 from rlbench.models.transformer import transformer
 from rlbench.plugins import build, plain
@@ -20,6 +21,7 @@ DEMO = ("ppo", "grpo", "async_grpo")  # what the demo trains side by side
 SHELF = [name for name in options("algo") if not name.endswith(("_trl", "_verl"))]  # presets are of functions in it
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")
+ACTING = Acting(slots=None, chunk=16, environment_workers=64)
 VERIFIER = Verifier(
     Verifying(
         "auto",
@@ -30,8 +32,14 @@ VERIFIER = Verifier(
         step_seconds=60.0,
         max_failures=1.0,
         delay_seconds=0.0,
-    )
+    ),
+    environment_workers=64,
 )
+
+
+def verifier_of(**changes) -> Verifier:
+    """A verifier of its own, some of its settings changed."""
+    return Verifier(VERIFIER.settings._replace(**changes), VERIFIER.environment_workers)
 
 
 def small_model(tokenizer=LETTERS, **changes) -> Model:
@@ -128,11 +136,20 @@ def limits_of(task, completion: int = 2, buckets: tuple[int, ...] = ()) -> Seque
     return limits._replace(buckets=(*buckets, limits.episode))
 
 
-def actor_of(model, task, devices, sampling=WHOLE, completion: int = 2, buckets: tuple[int, ...] = ()) -> Actor:
-    """An actor on the letters' tokenizer."""
-    return Actor(
-        model, task, LETTERS, limits_of(task, completion, buckets), sampling, devices, jax.random.key(7), VERIFIER
-    )
+def player_of(
+    model,
+    task,
+    devices,
+    sampling=WHOLE,
+    completion: int = 2,
+    buckets: tuple[int, ...] = (),
+    acting: Acting = ACTING,
+    verifier: Verifier = VERIFIER,
+    delay: float = 0.0,
+) -> Player:
+    """A player on the letters' tokenizer."""
+    limits, key = limits_of(task, completion, buckets), jax.random.key(7)
+    return Player(model, task, LETTERS, limits, sampling, devices, key, verifier, acting, delay=delay)
 
 
 def problems_of(task, count: int) -> list:

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..contract.task import solution_of
-from ..models.tokenizers import END
 from ..types import Problem, Task, Tokenizer
 from ..verifying.steps import own
 from ..verifying.verifier import Verifier
-from .rollout import Batch, Episode, SequenceLimits, pack
+from .collector import Batch
+from .episode import Episodes, SequenceLimits, ragged
 
 
 def demonstrations(
@@ -21,17 +23,15 @@ def demonstrations(
 
     A completion after which nothing can follow is not judged: what is learned is the completion, not its reward.
     """
-    episodes = [Episode(seed, problem, tokenizer.encode(problem.prompt)) for seed, problem in problems]
-    going = episodes
+    prompts = ragged([tokenizer.encode(problem.prompt) for _, problem in problems], limits.prompt)
+    episodes = Episodes(problems, prompts, 1, limits)
+    going = list(range(len(problems)))
     for turn in range(limits.turns):
-        completions = [solution_of(task, own(episode.state)) for episode in going]
-        for episode, completion in zip(going, completions, strict=True):
-            episode.append([*tokenizer.encode(completion), END], chosen=True)
-            episode.completions.append(completion)
+        said = [(episodes.states[row], solution_of(task, own(episodes.states[row]))) for row in going]
+        for row, (_, completion) in zip(going, said, strict=True):
+            episodes.demonstrate(row, completion, tokenizer)
         if turn == limits.turns - 1:
             break
-        steps, _ = verifier.judge(
-            task, [(c.state, completion) for c, completion in zip(going, completions, strict=True)]
-        )
-        going = [c for c, step in zip(going, steps, strict=True) if c.observe(step, tokenizer, last=False)]
-    return pack(episodes, 1, 0, limits.buckets)
+        steps, _ = verifier.judge(task, said)
+        going = [row for row, step in zip(going, steps, strict=True) if episodes.observe(row, step, tokenizer)]
+    return Batch(episodes.rollouts(version=0), episodes.trajectories(), np.arange(len(problems)))

@@ -39,6 +39,11 @@ def is_character(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 1
 
 
+def blocks(task: Task) -> bool:
+    """True if a task says that its steps wait for something, such as a server; then they are made side by side."""
+    return bool(getattr(task, "blocking", False))
+
+
 def problem_of(task: Task, seed: int, split: str) -> Problem:
     """A problem of a task, within the task's bounds.
 
@@ -111,3 +116,9 @@ def check_text(bounds: Bounds, about: str, what: str, text: Any, most: int) -> N
     if strange := set(text).difference(bounds.alphabet):
         came = f"{''.join(sorted(strange))!r:.80} in {text!r:.80}"
         raise PluginError(about, f"{what} in the alphabet of its bounds", came)
+
+
+def training_problems(task: Task, seed: int, first: int, count: int) -> list[tuple[int, Problem]]:
+    """`count` training problems of a run with their numbers; runs of different seeds have no number in common."""
+    numbers = range((seed << 32) + first, (seed << 32) + first + count)
+    return [(number, problem_of(task, number, "train")) for number in numbers]

@@ -1,65 +1,71 @@
-"""The key-value cache: a chain of segments, each shared by a whole number of rows.
+"""The key-value cache: every row has its own, filled from the left.
 
-A prompt is prefilled once a problem into a segment with one row a problem; the completions of a group
-then read it together and write a segment of their own. Rows advance through slots in step, so that
-a write is one slice for all rows; a row that has nothing to say leaves an invalid slot behind.
+A row is written where its text ends, whatever the others do. So a row that waits is not moved on by its neighbours,
+and what it sees does not depend on them.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..types import Array, Model
-
-
-class Segment(NamedTuple):
-    keys: tuple[Array, ...]  # per layer: [rows, slots, kv_heads, head]
-    values: tuple[Array, ...]
-    valid: Array  # bool[rows, slots]
+from ..types import Array
 
 
 class Cache(NamedTuple):
-    segments: tuple[Segment, ...]  # the last one is written; each has rows that divide the batch's
-    cursor: Array  # i32[]   slots in use of the last segment
-    length: Array  # i32[B]  tokens so far, which is the position of the next one
+    """Keys and values of the tokens so far. A head's tokens are neighbours in memory, as attention reads them."""
+
+    keys: tuple[Array, ...]  # per layer: [B, kv_heads, slots, head]
+    values: tuple[Array, ...]
+    length: Array  # i32[B]  tokens so far: the position of the next one, and the slot that it is written to
 
 
-def empty(model: Model, rows: int, slots: int) -> Cache:
-    """A cache with nothing in it, for `rows` sequences of at most `slots` tokens."""
-    return Cache((model.segment(rows, slots),), jnp.zeros((), jnp.int32), jnp.zeros(rows, jnp.int32))
+def positions_of(cache: Cache, width: int) -> Array:
+    """Positions i32[B, width] of the next tokens, which are their slots, too."""
+    return cache.length[:, None] + jnp.arange(width)
 
 
-def branch(model: Model, cache: Cache, copies: int, slots: int) -> Cache:
-    """Every row becomes `copies` neighbouring rows, which share what was cached so far."""
-    length = jnp.repeat(cache.length, copies)
-    return Cache((*cache.segments, model.segment(len(length), slots)), jnp.zeros((), jnp.int32), length)
+def visible(cache: Cache, positions: Array) -> Array:
+    """Slots that tokens at some positions attend to, their own included: bool[B, S, slots].
 
-
-def reserve(cache: Cache, width: int, length: Array) -> tuple[Cache, Array]:
-    """Takes `width` slots of the last segment for tokens of which row b has length[b].
-
-    Returns the cache after the tokens are in it (keys and values are written by the layers), and
-    positions i32[B, width] of the new tokens.
+    What stands beyond is never seen: leftovers of the row's last text, or padding, which the next token overwrites.
     """
-    offsets = jnp.arange(width)
-    *shared, last = cache.segments
-    valid = lax.dynamic_update_slice(last.valid, offsets < length[:, None], (0, cache.cursor))
-    segments = (*shared, last._replace(valid=valid))
-    return Cache(segments, cache.cursor + width, cache.length + length), cache.length[:, None] + offsets
+    return jnp.arange(cache.keys[0].shape[2]) <= positions[:, :, None]
 
 
-def visible(segment: Segment, newest: Array | None) -> Array:
-    """Slots of a segment that queries may attend to: bool[rows, 1 or S, slots].
+def write(buffer: Array, new: Array, start: Array) -> Array:
+    """Puts new[B, S, kv_heads, head] into buffer[B, kv_heads, slots, head], row b from slot start[b] on.
 
-    Args:
-      newest: i32[S], for the segment being written: the slot of each new token, which sees no later
-        one. None for a shared segment, all of which came before.
+    Wants start + S <= slots: a write beyond the end would be moved to the left.
     """
-    seen = segment.valid[:, None, :]
-    return seen if newest is None else seen & (jnp.arange(seen.shape[-1]) <= newest[:, None])
+
+    def one(row: Array, piece: Array, slot: Array) -> Array:
+        return lax.dynamic_update_slice(row, piece, (0, slot, 0))
+
+    return jax.vmap(one)(buffer, new.swapaxes(1, 2).astype(buffer.dtype), start)
 
 
-def write(buffer: Array, new: Any, slot: Array) -> Array:
-    """Puts new[B, S, kv_heads, head] into buffer[B, slots, kv_heads, head] from `slot` on."""
-    return lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), (0, slot, 0, 0))
+def taken(cache: Cache, rows: Array) -> Cache:
+    """These rows, in this order."""
+    return jax.tree.map(lambda x: x[rows], cache)
+
+
+def put(cache: Cache, rows: Array, part: Cache) -> Cache:
+    """The cache with some rows replaced; rows i32[n] that do not exist are left out."""
+    return jax.tree.map(lambda x, new: x.at[rows].set(new, mode="drop"), cache, part)
+
+
+def begun(cache: Cache, source: Array, begin: Cache) -> Cache:
+    """Starts rows anew with the text of others: row b with row source[b] of `begin`; where that is < 0, it stays."""
+    fresh = source >= 0
+
+    def start(own: Array, other: Array) -> Array:
+        head = own[:, :, : other.shape[2]]
+        return lax.dynamic_update_slice(own, jnp.where(fresh[:, None, None, None], other[source], head), (0, 0, 0, 0))
+
+    def both(own: tuple[Array, ...], other: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(map(start, own, other))
+
+    length = jnp.where(fresh, begin.length[source], cache.length)
+    return Cache(both(cache.keys, begin.keys), both(cache.values, begin.values), length)

@@ -1,7 +1,7 @@
 """A decoder-only transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from ..plugins import nearest
 from ..types import Array, AtLeastOne, ConfigError, Count, Model, Params, Size, Tokenizer, held
-from .cache import Cache, Segment, reserve, visible, write
+from .cache import Cache, positions_of, visible, write
 
 Weights = Literal["float32", "bfloat16"]  # in float16, gradients and an optimizer's mean squares vanish
 Arithmetic = Literal["float32", "bfloat16", "float16"]
@@ -74,13 +74,13 @@ def transformer(
         def extend(params: Params, cache: Cache, tokens: Array, length: Array) -> Any:
             return network.apply({"params": params}, tokens, cache, length, method=network.extend)
 
-        def segment(rows: int, slots: int) -> Segment:
-            shape = (rows, slots, network.kv_heads, network.width // network.heads)
-            blank = tuple(jnp.zeros(shape, network.dtype) for _ in range(network.layers))
-            return Segment(blank, blank, jnp.zeros((rows, slots), bool))
+        def cache(rows: int, slots: int) -> Cache:
+            shape = (rows, network.kv_heads, slots, network.width // network.heads)
+            keys, values = (tuple(jnp.zeros(shape, network.dtype) for _ in range(network.layers)) for _ in range(2))
+            return Cache(keys, values, jnp.zeros(rows, jnp.int32))
 
         emits = np.asarray(tokenizer.emits) if outputs == tokenizer.vocabulary else np.ones(outputs, bool)
-        return Model(init, apply, extend, segment, build, size_of, emits, temperature, compute_dtype, chunk_tokens)
+        return Model(init, apply, extend, cache, build, size_of, emits, temperature, compute_dtype, chunk_tokens)
 
     return build(tokenizer.vocabulary)
 
@@ -158,22 +158,26 @@ class Network(nn.Module):
         Returns outputs f32[B, outputs] at the last of them (meaningless where length[b] is 0), and
         the longer cache.
         """
-        slot = cache.cursor
-        cache, positions = reserve(cache, tokens.shape[1], length)
-        newest = slot + jnp.arange(tokens.shape[1])
-        *shared, last = cache.segments
-        masks = [visible(segment, None) for segment in shared] + [visible(last, newest)]
+        positions = positions_of(cache, tokens.shape[1])
+        mask = visible(cache, positions)
         rotation = rope(positions, self.width // self.heads, self.rope_base)
         x = self.embed(tokens)
         keys, values = [], []
-        for layer, block in enumerate(self.blocks):
-            past = [(segment.keys[layer], segment.values[layer]) for segment in cache.segments]
-            x, (key, value) = block(x, rotation, past, masks, slot)
+        for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x, (key, value) = block(x, rotation, Past(key, value, cache.length, mask))
             keys.append(key)
             values.append(value)
-        cache = cache._replace(segments=(*shared, last._replace(keys=tuple(keys), values=tuple(values))))
         x = jnp.take_along_axis(x, jnp.maximum(length - 1, 0)[:, None, None], axis=1)[:, 0]
-        return self.head(self.norm(x)).astype(jnp.float32), cache
+        return self.head(self.norm(x)).astype(jnp.float32), Cache(tuple(keys), tuple(values), cache.length + length)
+
+
+class Past(NamedTuple):
+    """A layer's cache, and what the new tokens see of it."""
+
+    keys: Array  # [B, kv_heads, slots, head]
+    values: Array
+    start: Array  # i32[B]  slot of the first new token
+    mask: Array  # bool[B, S, slots]
 
 
 class Block(nn.Module):
@@ -189,7 +193,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x, rotation, past=None, masks=None, slot=None):  # x: [B, S, width]
+    def __call__(self, x: Array, rotation: Any, past: Past | None = None) -> Any:  # x: [B, S, width]
         batch, length, _ = x.shape
         head = self.width // self.heads
         kinds = {"param_dtype": self.param_dtype, "dtype": self.dtype}
@@ -208,9 +212,8 @@ class Block(nn.Module):
             # Rows are padded on the right, so that causality alone hides the padding.
             y = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation=self.attention)
         else:
-            *shared, (keys, values) = past
-            key, value = write(keys, key, slot), write(values, value, slot)
-            y = attend(query, [*shared, (key, value)], masks)
+            key, value = write(past.keys, key, past.start), write(past.values, value, past.start)
+            y = attend(query, key, value, past.mask)
         x = x + project(self.width, "out", outward)(y.reshape(batch, length, self.width))
 
         y = nn.RMSNorm(name="feedforward_norm", **kinds)(x)
@@ -218,30 +221,19 @@ class Block(nn.Module):
         return x + project(self.width, "down", outward)(nn.silu(gate) * up), (key, value)
 
 
-def attend(query: Array, past: list[tuple[Array, Array]], masks: list[Array]) -> Array:
-    """Attention of query[B, S, heads, head] over the segments of a cache, softmax in float32.
+def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+    """Attention of query[B, S, heads, head] over keys and values [B, kv_heads, slots, head], softmax in float32.
 
-    A segment with fewer rows than the batch is read once for all the rows that share it.
+    Args:
+      mask: bool[B, S, slots], True where a query sees a slot; each sees one at least.
     """
     batch, length, heads, head = query.shape
-    kv_heads = past[0][0].shape[2]
-    scores = []
-    for (keys, _), mask in zip(past, masks, strict=True):
-        rows, slots = keys.shape[:2]
-        q = query.reshape(rows, batch // rows, length, kv_heads, heads // kv_heads, head)
-        score = jnp.einsum("rgsknd,rtkd->rgsknt", q, keys, preferred_element_type=jnp.float32)
-        # mask: [rows, 1 or S, slots] -> [rows, 1, 1 or S, 1, 1, slots]
-        score = jnp.where(mask[:, None, :, None, None], score * head**-0.5, -jnp.inf)
-        scores.append(score.reshape(batch, length, kv_heads, heads // kv_heads, slots))
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
-    out = jnp.zeros((), query.dtype)
-    start = 0
-    for _, values in past:
-        rows, slots = values.shape[:2]
-        w = weights[..., start : start + slots].reshape(rows, batch // rows, length, kv_heads, -1, slots)
-        out += jnp.einsum("rgsknt,rtkd->rgsknd", w, values).reshape(query.shape)
-        start += slots
-    return out
+    kv_heads = keys.shape[1]
+    query = query.reshape(batch, length, kv_heads, heads // kv_heads, head)
+    score = jnp.einsum("bskgd,bktd->bkgst", query, keys, preferred_element_type=jnp.float32)
+    score = jnp.where(mask[:, None, None], score * head**-0.5, -jnp.inf)
+    weights = jax.nn.softmax(score, axis=-1).astype(query.dtype)
+    return jnp.einsum("bkgst,bktd->bskgd", weights, values).reshape(batch, length, heads, head)
 
 
 def rope(positions: Array, head: int, base: float) -> tuple[Array, Array]:

@@ -43,7 +43,8 @@ def task_of(*words: str) -> Iterator[tuple[Task, Verifier]]:
     task = build(config["task"], "task", kind=Task)
     check_bounds(task)
     check_tokenizer(build(config["tokenizer"], "tokenizer", kind=Tokenizer), task.bounds.alphabet)
-    verifier = Verifier(typed_section(Verifying, config["verifier"], "verifier"))
+    settings = typed_section(Verifying, config["verifier"], "verifier")
+    verifier = Verifier(settings, config["acting"]["environment_workers"])
     with contextlib.closing(verifier):
         yield task, verifier
 

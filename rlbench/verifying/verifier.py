@@ -1,40 +1,37 @@
 """Judges completions: asks the task, and runs what has to be run."""
 
 import logging
-import math
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
-from itertools import repeat
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
-from ..contract.task import answers_of, problem_of, solution_of, steps_of
-from ..interrupts import Stopped
+from ..contract.task import problem_of, solution_of
 from ..types import (
-    MOST,
     ConfigError,
     Count,
     Fraction,
     NonNegative,
-    PendingStep,
     Positive,
+    Program,
     Status,
     Step,
     Task,
     TooManyFailures,
+    Verdict,
     is_full,
 )
+from .environment import Environment
+from .payment import SHOWN
 from .pool import Pool
 from .probe import Backend, choose
 from .sandbox import Limits, Sandbox
-from .steps import Fault, Steps, TooManyStuck, own
+from .steps import Steps, own
 
 REHEARSED = 128  # problems of each split
 FEWEST, LATEST = 100, 1000  # completions that failures are a part of, at the least and at the most
-SHOWN = 80  # characters of a text in a message
 log = logging.getLogger(__name__)
 
 
@@ -51,85 +48,51 @@ class Verifying(NamedTuple):
     delay_seconds: NonNegative  # of a turn of training
 
 
-def payable(task: Task, completion: str, step: Step) -> Step:
-    """The step, if its reward is a number that can be learned from; else a failure of the task, not of the completion.
-
-    No reward is NaN or infinite, or beyond MOST, where float32 would make it so.
-    """
-    if math.isfinite(step.reward) and abs(step.reward) <= MOST:
-        return step
-    detail = f"{type(task).__name__} paid {step.reward:g} for {completion!r}"
-    return step._replace(reward=0.0, status=Status.INFRASTRUCTURE, detail=detail)
-
-
 class Verifier:
     """Judges the completions of a run. The sandbox is chosen and started at the first program, once for all.
 
     A step of the task that raises, or takes too long, broke: its status is INFRASTRUCTURE, the reason in its detail.
+
+    Args:
+      environment_workers: steps that are made at once, of a task that blocks.
     """
 
-    def __init__(self, settings: Verifying):
-        self.settings = settings
+    def __init__(self, settings: Verifying, environment_workers: int):
+        self.settings, self.environment_workers = settings, environment_workers
         self.sandbox: Sandbox | None = None  # once there is one
         self._pool: Pool | None = None
         self._starting = threading.Lock()
         self._counting = threading.Lock()
         self._steps = Steps(settings.step_seconds)
+        self._threads = self._new_threads()
         self._broke: deque[bool] = deque(maxlen=LATEST)  # of the latest completions, which were not judged
 
+    def environment(self, task: Task, delay: float = 0.0, stop: threading.Event | None = None) -> Environment:
+        """A stream of completions to a task in, of their steps out.
+
+        Args:
+          delay: seconds that every step comes later.
+          stop: ends waiting, once it is set.
+        """
+        return Environment(task, self._steps, self._threads, self._run, delay, stop)
+
     def judge(
-        self,
-        task: Task,
-        said: Sequence[tuple[Any, str]],
-        delay: float = 0.0,
-        *,
-        prompts: Sequence[str] = (),
-        stop: threading.Event | None = None,
+        self, task: Task, said: Sequence[tuple[Any, str]], prompts: Sequence[str] = ()
     ) -> tuple[list[Step], Verification]:
         """The task's answers to completions, each with the state it was given in, and what they took.
 
         Args:
-          delay: seconds that all answers are late, once for all: nobody's completion waits for another's.
           prompts: of the completions, for messages.
-          stop: ends it early, once it is set.
 
         Raises:
           TooManyFailures: more steps hang than may.
-          Stopped: it was set.
         """
-        wall, cpu = time.perf_counter(), time.thread_time()
-        try:
-            about = [described(completion, prompt) for (_, completion), prompt in zip(said, prompts or repeat(""))]
-            answers, of_steps = self._steps.make([partial(answer, task, *one) for one in said], about, stop)
-            answers_of(task, [one for one in answers if not isinstance(one, Fault)])
-            pending = [one for one in answers if isinstance(one, PendingStep)]
-            verdicts = self._started().verify([step.program for step in pending]) if pending else []
-            calls = [partial(step.settle, verdict) for step, verdict in zip(pending, verdicts, strict=True)]
-            asked = [text for text, one in zip(about, answers, strict=True) if isinstance(one, PendingStep)]
-            ends, of_ends = self._steps.make(calls, asked, stop) if calls else ([], 0.0)
-        except TooManyStuck as stuck:
-            raise TooManyFailures(f"steps of {type(task).__name__} do not return: {stuck}") from None
-        settling = iter(ends)
-        outcomes = [next(settling) if isinstance(one, PendingStep) else one for one in answers]
-        steps_of(task, [outcome for outcome in outcomes if not isinstance(outcome, Fault)])
-        steps = [
-            broken(outcome, state) if isinstance(outcome, Fault) else payable(task, completion, outcome)
-            for outcome, (state, completion) in zip(outcomes, said, strict=True)
-        ]
-        if said and delay and (stop or threading.Event()).wait(delay):
-            raise Stopped
-        here = time.thread_time() - cpu
-        return steps, Verification(
-            calls=len(steps),
-            programs=sum(not verdict.repeated for verdict in verdicts),
-            repeated=sum(verdict.repeated for verdict in verdicts),
-            cpu_seconds=sum(
-                [here, of_steps, of_ends, *(s.cpu_seconds for s in steps), *(v.around_seconds for v in verdicts)]
-            ),
-            wall_seconds=time.perf_counter() - wall,
-            queue_seconds=sum(verdict.queue_seconds for verdict in verdicts),
-            timeouts=sum(step.status == Status.TIMEOUT for step in steps),
-        )
+        steps: dict[int, Step] = {}
+        with self.environment(task) as environment:
+            environment.submit(range(len(said)), said, prompts)
+            while environment.waiting:
+                steps.update(environment.take(wait=True))
+        return [steps[number] for number in range(len(said))], environment.spent()
 
     def play(self, task: Task, states: Sequence[Any], completion: str | None = None) -> list[Step]:
         """Plays episodes with one completion a turn, or the solutions: last steps, with all of the reward."""
@@ -186,11 +149,19 @@ class Verifier:
 
     def close(self) -> None:
         """Ends the sandbox, if there is one, and idle threads. The next program starts it again."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads = self._new_threads()
         self._steps.close()
         with self._starting:
             if self._pool:
                 self._pool.close()
             self._pool = None
+
+    def _new_threads(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.environment_workers, thread_name_prefix="environment")
+
+    def _run(self, program: Program) -> Future[Verdict]:
+        return self._started().submit(program)
 
     def _started(self) -> Pool:
         with self._starting:
@@ -203,19 +174,3 @@ class Verifier:
                     raise error.below("verifier") from None
                 self._pool = Pool(limits, workers=settings.workers, sandbox=self.sandbox)
             return self._pool
-
-
-def answer(task: Task, state: Any, completion: str) -> Any:
-    """The task's answer, given a state of its own, which it may change."""
-    return task.step(own(state), completion)
-
-
-def described(completion: str, prompt: str) -> str:
-    """A completion, and the problem that it is of, for messages."""
-    completion = f"completion {completion[:SHOWN]!r}"
-    return f"problem {prompt[-SHOWN:]!r}, {completion}" if prompt else completion
-
-
-def broken(fault: Fault, state: Any) -> Step:
-    """The end of an episode whose step broke."""
-    return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail=f"{fault.reason} ({fault.about})")

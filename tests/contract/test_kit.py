@@ -24,8 +24,7 @@ from rlbench.plugins import build
 from rlbench.testing import ALGORITHM_CHECKS, TASK_CHECKS, NotApplicable, algorithm_case
 from rlbench.testing.outcome import Outcome, examine
 from rlbench.types import Algorithm, Bounds, Loss, Problem, Status, Step
-from rlbench.verifying.verifier import Verifier
-from tests.fakes import VERIFIER, small_model
+from tests.fakes import VERIFIER, small_model, verifier_of
 
 MODEL = small_model(hidden=16)
 SETTINGS = {"group_size": 4, "clip": 0.2, "kl_coef": 0.04, "advantage_eps": 1e-6, "loss_aggregation": "sequences"}
@@ -398,7 +397,7 @@ class Impatient(Good):
         return super().step(state, completion) if completion != "?" else Step(state, None, 0.0, completion)["status"]
 
 
-STRICT = Verifier(VERIFIER.settings._replace(max_failures=0.1))
+STRICT = verifier_of(max_failures=0.1)
 
 
 def test_a_good_task_passes():
@@ -408,7 +407,7 @@ def test_a_good_task_passes():
 
 def test_a_task_that_changes_states_and_cannot_judge_some_passes_up_to_a_fraction():
     for check in TASK_CHECKS.values():
-        check(Honest(), Verifier(VERIFIER.settings._replace(max_failures=0.25)))
+        check(Honest(), verifier_of(max_failures=0.25))
     with pytest.raises(
         AssertionError, match=r"at most 0\.1 \(verifier\.max_failures\) of 100 reference solutions .* came 19, "
     ):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
-from rlbench.acting.generate import Sampling, chooser, first_completion
+from rlbench.acting.slots import Admission, Observation, Sampling, admit, answer, decode, idle, read_prompts
 from rlbench.contract.algorithm import shapes
 from rlbench.devices import CompiledFunction, Devices
 from rlbench.learning.learner import Learner, UpdateConfig
@@ -69,13 +69,20 @@ class TestLowering:
     def test_sampling(self, platform):
         model = small_model(layers=2, kv_heads=1)
 
-        def sample(params, prompt, length, ids, greedy):
-            choose = chooser(jax.random.key(0), ids, greedy)
-            return first_completion(model, params, prompt, length, choose, Sampling(2, 0.9), 4, 3)[0]
+        def play(params, prompt, length, admission, observation):
+            sampling, key = Sampling(2, 0.9), jax.random.key(0)
+            prompts = read_prompts(model, params, prompt, length)
+            slots = admit(model, idle(model, 4, 16), prompts, key, admission, sampling)
+            slots, first = decode(model, params, slots, key, sampling, 3)
+            slots = answer(model, params, slots, key, observation, sampling)
+            return first, decode(model, params, slots, key, sampling, 3)[1]
 
         params = jax.eval_shape(model.init, jax.random.key(0))
         prompt, length = jnp.zeros((2, 3), jnp.int32), jnp.ones(2, jnp.int32)
-        self.lower(sample, params, prompt, length, jnp.zeros((4, 2), jnp.uint32), jnp.zeros(4, bool), platform=platform)
+        numbers = jnp.zeros(4, jnp.int32)
+        admission = Admission(numbers, jnp.zeros((4, 2), jnp.uint32), jnp.zeros(4, bool), numbers)
+        observation = Observation(numbers[:2], jnp.zeros((2, 3), jnp.int32), numbers[:2], numbers[:2])
+        self.lower(play, params, prompt, length, admission, observation, platform=platform)
 
     @pytest.mark.parametrize("name", ALGORITHMS)
     def test_score_and_update(self, platform, name):

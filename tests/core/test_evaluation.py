@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.evaluation import Evaluation, distinct_problems, evaluate, pass_at
 from rlbench.types import Bounds, Problem
-from tests.fakes import Copy, actor_of, problems_of, small_model
+from tests.fakes import Copy, player_of, problems_of, small_model
 
 
 @pytest.mark.parametrize("samples", [1, 4, 9])
@@ -40,7 +40,7 @@ def test_a_completion_whose_verifier_broke_is_neither_right_nor_wrong(devices):
 
     model = small_model()
     settings = Evaluation(every=1, problems=6, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, trajectories=0)
-    actor, problems = actor_of(model, Breaks(), devices), problems_of(Copy(), 6)
+    actor, problems = player_of(model, Breaks(), devices), problems_of(Copy(), 6)
     report, greedy, _ = evaluate(settings, problems, actor, model.init(jax.random.key(0)), 0)
     assert report["eval/infrastructure_failures"] == 2 * 3
     assert report["eval/accuracy"] == report["eval/sampled_accuracy"] == report["eval/pass@1"] == 1
@@ -51,7 +51,7 @@ def test_the_greedy_completion_is_measured_apart_from_sampled_ones(devices):
     import jax
 
     model = small_model()
-    actor = actor_of(model, Copy(), devices)
+    actor = player_of(model, Copy(), devices)
     params = model.init(jax.random.key(0))
     settings = Evaluation(
         every=1, problems=6, samples=40, pass_at=[1, 40], target=0.9, top_k=0, top_p=1.0, trajectories=0
@@ -131,7 +131,7 @@ def test_devices_need_not_divide_the_problems(devices, asked):
     params = model.init(jax.random.key(0))
     settings = Evaluation(every=1, problems=64, samples=2, pass_at=[1], target=0.9, top_k=0, top_p=1.0, trajectories=64)
     one, four = (
-        evaluate(settings, problems, actor_of(model, Copy(), where), where.replicate(params), 0)
+        evaluate(settings, problems, player_of(model, Copy(), where), where.replicate(params), 0)
         for where in (devices, Devices())
     )
     assert one.metrics == four.metrics and one.metrics["eval/problems"] == asked

@@ -151,6 +151,22 @@ def test_a_batch_is_sampled_until_it_is_full_of_what_the_algorithm_keeps(
     assert json.loads((tmp_path / "summary.json").read_text())["rollouts"] == generated
 
 
+def test_what_is_sampled_does_not_depend_on_the_length_of_the_run(plan_of, tmp_path):
+    """A rollout's id is its place in the data stream, whatever was sampled again before."""
+    said = []
+    for steps in (2, 4):
+        words = "warm_start.steps=0", "optimizer=sgd", f"steps={steps}", "evaluation.every=100"
+        plan = plan_of("expert_iteration", *words)
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        ledger = ledger_of(plan._replace(task=Alternating(plan.task)), folder)
+        assert ledger["rollouts"]["generated"] == steps * 2 * 16, "the test wants two rounds a step"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        names = ("step", "loss", "entropy", "completion_tokens", "grad_norm/policy", "rollouts", "tokens")
+        said.append([[row[name] for name in names] for row in rows if row["step"] in (1, 2)])
+    assert said[0] == said[1]
+
+
 def test_a_batch_of_which_nothing_is_kept_changes_nothing(plan_of, tmp_path):
     plan = plan_of("expert_iteration", "batch.max_sampling_rounds=2", "warm_start.steps=0")
     experiment = Experiment(plan._replace(task=Slow(plan.task, 0.0)), tmp_path)  # a random network solves nothing

@@ -12,7 +12,7 @@ import pytest
 
 from rlbench.accounting import flops
 from rlbench.accounting.flops import count, networks_of
-from rlbench.acting.generate import prefill
+from rlbench.acting.slots import prefill
 from rlbench.devices import Devices
 from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.models.tokenizers import Characters
@@ -231,7 +231,7 @@ def test_prompts_that_are_read_in_chunks_cost_what_they_cost_at_once(products_on
         model = small_model(chunk_tokens=chunk_tokens)
 
         def function(networks, tokens, length):
-            return prefill(model, networks["policy"], None, tokens, length)
+            return prefill(model, networks["policy"], model.cache(*tokens.shape), tokens, length)
 
         shapes = jax.ShapeDtypeStruct((4, 6), jnp.int32), jax.ShapeDtypeStruct((4,), jnp.int32)
         return trace(function, {"policy": params_of(model)}, *shapes).fixed["p", "policy"]

@@ -8,8 +8,7 @@ import pytest
 
 from rlbench.plugins import build
 from rlbench.types import ConfigError, Status
-from rlbench.verifying.verifier import Verifier
-from tests.fakes import VERIFIER
+from tests.fakes import VERIFIER, verifier_of
 from tests.security.machine import needs_sandbox
 
 
@@ -92,7 +91,7 @@ def test_only_a_line_feed_ends_a_line(file):
 def test_one_broken_check_is_found_before_a_run(file):
     rows = [row(number) for number in range(10)]
     rows[7]["test"] = "def checks(candidate):\n    pass\n"
-    verifier = Verifier(VERIFIER.settings._replace(max_failures=0.0))
+    verifier = verifier_of(max_failures=0.0)
     why = r"could not be judged, .* its tests cannot be told"
     with contextlib.closing(verifier), pytest.raises(ConfigError, match=why):
         verifier.rehearse(human_eval(file(*rows)))

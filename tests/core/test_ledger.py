@@ -20,7 +20,7 @@ from rlbench.accounting.tally import Tally
 from rlbench.accounting.timeline import Timeline
 from rlbench.accounting.useful import useful_flops
 from rlbench.types import Fate, Phase, Size
-from tests.fakes import Copy, TwoTurns, actor_of, problems_of, small_model
+from tests.fakes import Copy, TwoTurns, player_of, problems_of, small_model
 
 SIZE = Size(body=100, attention=8, head=40)
 PEAK = Peak(1e12, "table: of the test")
@@ -75,7 +75,7 @@ def ran(*passes):
 def test_passes_are_what_the_trajectories_say(devices):
     """In two turns with an observation between: everything is read once but each row's last token."""
     model = small_model()
-    actor = actor_of(model, TwoTurns(), devices)
+    actor = player_of(model, TwoTurns(), devices)
     batch = actor.play(model.init(jax.random.key(0)), problems_of(TwoTurns(), 10), 2, first_id=0, version=0)
     spent, tally = actor.account.take(), batch.tally(2)
     by_row = sum(np.repeat(one.fed, one.copies) for one in spent.passes)
@@ -93,7 +93,7 @@ def test_passes_are_what_the_trajectories_say(devices):
 def test_decoding_is_counted_by_its_trips(devices):
     """A batch that has ended leaves the loop, and what it did not do is not paid for."""
     model = small_model()
-    params, actor = model.init(jax.random.key(0)), actor_of(model, Copy(), devices, completion=6)
+    params, actor = model.init(jax.random.key(0)), player_of(model, Copy(), devices, completion=6)
     cost = {}
     for index in range(20):
         batch = actor.play(params, problems_of(Copy(), 1), 1, first_id=index, version=0)

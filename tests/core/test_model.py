@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlbench.acting.generate import Chooser, Sampling, first_completion, truncate
+from rlbench.acting.slots import Sampling, read_prompts, truncate
 from rlbench.devices import Devices
-from rlbench.models.cache import branch, empty
+from rlbench.models.cache import begun
 from rlbench.models.likelihood import log_policy, token_logp, token_value
 from rlbench.models.tokenizers import END, PAD
-from tests.fakes import LETTERS, Copy, TwoTurns, actor_of, problems_of, rollouts_of, rough, small_model
+from tests.fakes import LETTERS, Copy, TwoTurns, player_of, problems_of, rollouts_of, rough, small_model
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
@@ -18,7 +18,7 @@ from tests.fakes import LETTERS, Copy, TwoTurns, actor_of, problems_of, rollouts
 def test_sampled_logp_is_that_of_a_full_forward_pass(devices, temperature, kv_heads):
     model = small_model(layers=2, kv_heads=kv_heads, temperature=temperature)
     params = rough(model.init(jax.random.key(0)))
-    batch = actor_of(model, Copy(), devices, completion=5).play(
+    batch = player_of(model, Copy(), devices, completion=5).play(
         params, problems_of(Copy(), 48), 4, first_id=0, version=0
     )
     lengths = {t.prompt_tokens for t in batch.trajectories}, {t.completion_tokens for t in batch.trajectories}
@@ -30,7 +30,7 @@ def test_sampled_logp_is_that_of_a_full_forward_pass(devices, temperature, kv_he
 def test_sampled_logp_holds_over_several_turns(devices):
     model = small_model(layers=2)
     params = rough(model.init(jax.random.key(0)))
-    actor = actor_of(model, TwoTurns(), devices, completion=4)
+    actor = player_of(model, TwoTurns(), devices, completion=4)
     batch = actor.play(params, problems_of(TwoTurns(), 8), 2, first_id=0, version=0)
     assert len({t.completion_tokens for t in batch.trajectories}) > 2, "the test wants ragged completions"
     logp = token_logp(model, params, jax.tree.map(jnp.asarray, batch.rollouts))
@@ -42,14 +42,14 @@ def test_extending_piecewise_is_the_same_as_reading_at_once():
     params = rough(model.init(jax.random.key(0)))
     tokens = jax.random.randint(jax.random.key(1), (2, 6), 2, 6)
     whole = model.apply(params, tokens)
-    _, cache = model.extend(params, empty(model, 2, 3), tokens[:, :3], jnp.array([3, 2]))
-    cache = branch(model, cache, 2, 4)
+    _, prompts = model.extend(params, model.cache(2, 3), tokens[:, :3], jnp.array([3, 2]))
+    cache = begun(model.cache(4, 7), jnp.array([0, 0, 1, 1]), prompts)
     # Rows 0 and 1 go on from three tokens of prompt 0, rows 2 and 3 from two of prompt 1.
     rest = jnp.stack([tokens[0, 3:6], tokens[0, 3:6], tokens[1, 2:5], tokens[1, 2:5]])
     outputs, cache = model.extend(params, cache, rest, jnp.array([3, 1, 3, 1]))
     expected = jnp.stack([whole[0, 5], whole[0, 3], whole[1, 4], whole[1, 2]])
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
-    # The shorter rows left holes behind; what is appended after them sees no hole.
+    # The shorter rows have padding behind them; what is appended overwrites it.
     outputs, _ = model.extend(params, cache, rest[:, 1:2], jnp.array([0, 1, 0, 1]))
     np.testing.assert_allclose(outputs[1], whole[0, 4], atol=1e-5)
     np.testing.assert_allclose(outputs[3], whole[1, 3], atol=1e-5)
@@ -108,7 +108,7 @@ def test_prompts_and_answers_that_are_read_in_chunks_are_read_the_same(chunk_tok
     devices = Devices(jax.devices()[:count])
     params = rough(small_model().init(jax.random.key(0)))
     whole, chunked = (
-        actor_of(small_model(chunk_tokens=most), TwoTurns(), devices).play(
+        player_of(small_model(chunk_tokens=most), TwoTurns(), devices).play(
             params, problems_of(TwoTurns(), 8), 2, first_id=0, version=0
         )
         for most in (4096, chunk_tokens)
@@ -119,17 +119,16 @@ def test_prompts_and_answers_that_are_read_in_chunks_are_read_the_same(chunk_tok
 
 
 def prefilled(prompts: int, length: int, chunk_tokens: int, devices: Devices):
-    """The compiled program that reads prompts of this length and samples a completion of 2 tokens to each."""
+    """The compiled program that reads prompts of this length."""
     model = small_model(chunk_tokens=chunk_tokens)
-    choose = Chooser(jax.random.split(jax.random.key(0), prompts), jnp.zeros(prompts, bool))
     tokens, lengths = jnp.full((prompts, length), 2, jnp.int32), jnp.full(prompts, length, jnp.int32)
 
-    def completion(params, tokens, lengths, choose):
-        return first_completion(model, params, tokens, lengths, choose, Sampling(), 2, 2)
+    def read(params, tokens, lengths):
+        return read_prompts(model, params, tokens, lengths)
 
-    arguments = (devices.replicate(model.init(jax.random.key(0))), *devices.shard((tokens, lengths, choose)))
+    arguments = (devices.replicate(model.init(jax.random.key(0))), *devices.shard((tokens, lengths)))
     with jax.set_mesh(devices.mesh):
-        return jax.jit(completion).lower(*arguments).compile()
+        return jax.jit(read).lower(*arguments).compile()
 
 
 def test_memory_of_reading_prompts_is_bounded_by_chunk_tokens(devices):
@@ -165,7 +164,7 @@ def test_compute_dtype_changes_the_arithmetic_not_the_outputs_type(compute):
     model = small_model(compute_dtype=compute, param_dtype="float32")
     params = model.init(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    assert model.segment(1, 1).keys[0].dtype == jnp.dtype(compute)
+    assert model.cache(1, 1).keys[0].dtype == jnp.dtype(compute)
     assert model.apply(params, jnp.zeros((1, 2), jnp.int32)).dtype == jnp.float32
 
 

@@ -11,12 +11,11 @@ import pytest
 from rlbench.types import Call, PendingStep, Program, Status, Step, TooManyFailures
 from rlbench.verifying import steps
 from rlbench.verifying.steps import own
-from rlbench.verifying.verifier import Verifier
-from tests.fakes import VERIFIER, Copy
+from tests.fakes import VERIFIER, Copy, verifier_of
 from tests.security.machine import needs_sandbox
 
 P, W, I = Status.PASSED, Status.WRONG, Status.INFRASTRUCTURE  # noqa: E741
-AT_ONCE = VERIFIER.settings._replace(step_seconds=0.05)
+AT_ONCE = {"step_seconds": 0.05}
 
 
 class Untellable(SystemExit):
@@ -77,7 +76,7 @@ def hanging():
 
 
 def test_a_step_that_hangs_is_left_behind_and_its_time_is_counted(hanging):
-    verifier = Verifier(AT_ONCE)
+    verifier = verifier_of(**AT_ONCE)
     judged, took = verifier.judge(hanging, [("a", completion) for completion in "abca"])
     assert [step.status for step in judged] == [P, I, W, P]
     assert "it took longer than 0.05 s and was left behind (completion 'b')" in judged[1].detail
@@ -92,12 +91,12 @@ def test_a_step_that_hangs_is_left_behind_and_its_time_is_counted(hanging):
 def test_no_more_may_hang_at_once_than_so_many(hanging, monkeypatch):
     monkeypatch.setattr(steps, "STUCK", 1)
     with pytest.raises(TooManyFailures, match=r"steps of Hangs do not return: 2 calls hang, each for over 0\.05 s"):
-        Verifier(AT_ONCE).judge(hanging, [("a", "b"), ("a", "b")])
+        verifier_of(**AT_ONCE).judge(hanging, [("a", "b"), ("a", "b")])
 
 
 def test_no_completion_costs_a_change_of_threads(hanging):
     """A batch is handed over whole, to the thread that took the last one."""
-    verifier = Verifier(VERIFIER.settings)
+    verifier = verifier_of()
     for _ in range(3):
         verifier.judge(hanging, [("a", "a")] * 10)
     assert len(set(hanging.threads)) == 1 != threading.get_ident()
@@ -120,16 +119,15 @@ def test_failures_end_a_run_above_a_fraction_of_the_latest_completions():
         for broken, fine in counts:
             verifier.tolerate([Step("", None, 0.0, I, detail="why")] * broken + [Step("", None, 0.0, P)] * fine)
 
-    tenth = VERIFIER.settings._replace(max_failures=0.1)
-    counted(Verifier(tenth), (10, 0), (0, 90), (0, 100), (10, 0))  # few are taken for a hundred
+    counted(verifier_of(max_failures=0.1), (10, 0), (0, 90), (0, 100), (10, 0))  # few are taken for a hundred
     with pytest.raises(TooManyFailures, match=r"max_failures=0\.1: 11 of the last 11 completions .*; the last: why"):
-        counted(Verifier(tenth), (11, 0))
-    counted(Verifier(tenth), *[(1, 9)] * 300)
+        counted(verifier_of(max_failures=0.1), (11, 0))
+    counted(verifier_of(max_failures=0.1), *[(1, 9)] * 300)
     with pytest.raises(TooManyFailures, match="101 of the last 1000"):
-        counted(Verifier(tenth), (0, 10_000), (101, 0))
-    counted(Verifier(tenth._replace(max_failures=1.0)), (2000, 0))
+        counted(verifier_of(max_failures=0.1), (0, 10_000), (101, 0))
+    counted(verifier_of(max_failures=1.0), (2000, 0))
     with pytest.raises(TooManyFailures):
-        counted(Verifier(tenth._replace(max_failures=0.0)), (0, 1000), (1, 0))
+        counted(verifier_of(max_failures=0.0), (0, 1000), (1, 0))
 
 
 class Consumes(Copy):
@@ -166,7 +164,7 @@ def test_a_state_that_nothing_can_change_is_not_copied():
 
 HOLDS = """
 import ctypes, signal, sys, time
-from tests.core.test_steps import Copy, VERIFIER, Verifier
+from tests.fakes import Copy, verifier_of
 
 class Holds(Copy):
     def step(self, state, completion):
@@ -175,7 +173,7 @@ class Holds(Copy):
         ctypes.PyDLL(None).sleep(1000)  # without letting go of Python's lock
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-verifier = Verifier(VERIFIER.settings._replace(step_seconds=float(sys.argv[1])))
+verifier = verifier_of(step_seconds=float(sys.argv[1]))
 try:
     verifier.judge(Holds(), [("a", "c")], prompts=["a="])
 except KeyboardInterrupt:

@@ -9,8 +9,7 @@ import pytest
 from rlbench.experiment import run
 from rlbench.tracking.terminal import Terminal
 from rlbench.types import Bounds, Call, ConfigError, PendingStep, Problem, Program, Status, Step
-from rlbench.verifying.verifier import Verifier
-from tests.fakes import VERIFIER, Copy
+from tests.fakes import VERIFIER, Copy, verifier_of
 from tests.security.machine import needs_sandbox
 
 
@@ -38,7 +37,7 @@ def test_answers_come_in_the_order_of_completions_whoever_gives_them():
 
 
 def test_no_sandbox_is_started_for_a_task_that_runs_nothing():
-    verifier = Verifier(VERIFIER.settings)
+    verifier = verifier_of()
     steps, took = verifier.judge(Copy(), [("a", "a"), ("a", "b")])
     assert [step.reward for step in steps] == [1.0, 0.0]
     assert (took.calls, took.programs, took.repeated, verifier.sandbox) == (2, 0, 0, None)
@@ -58,9 +57,9 @@ class Honest(Copy):
 
 
 def test_one_that_cannot_judge_some_is_accepted_up_to_a_fraction():
-    Verifier(VERIFIER.settings._replace(max_failures=0.34)).rehearse(Honest())
+    verifier_of(max_failures=0.34).rehearse(Honest())
     with pytest.raises(ConfigError, match=r"84 of 256 .* more than verifier.max_failures=0\.32; .* 'ccc=': no service"):
-        Verifier(VERIFIER.settings._replace(max_failures=0.32)).rehearse(Honest())
+        verifier_of(max_failures=0.32).rehearse(Honest())
 
 
 class EndsLate(Copy):
@@ -100,7 +99,7 @@ class Broken(Copy):
 
 @needs_sandbox
 def test_so_is_one_whose_verifier_breaks():
-    verifier = Verifier(VERIFIER.settings._replace(max_failures=0.1))
+    verifier = verifier_of(max_failures=0.1)
     why = r"256 of 256 of its own reference solutions could not be judged, .* be told"
     with contextlib.closing(verifier), pytest.raises(ConfigError, match=why):
         verifier.rehearse(Broken())
@@ -155,7 +154,7 @@ def test_a_plan_that_is_refused_leaves_no_sandbox(plan_of, monkeypatch):
 
 @needs_sandbox
 def test_a_closed_verifier_starts_again():
-    verifier = Verifier(VERIFIER.settings)
+    verifier = verifier_of()
     for _ in range(2):
         steps, _ = verifier.judge(Runs(), [("a", "a")])
         assert steps[0].status == Status.PASSED

@@ -14,7 +14,7 @@ from rlbench.learning.sft import sft
 from rlbench.types import Problem, Status
 from rlbench.warm_start import Cost, WarmStart, drawn, is_apart, warm_start
 from rlbench.warm_start_cache import cached, fingerprint
-from tests.fakes import Copy, actor_of, small_model
+from tests.fakes import Copy, player_of, small_model
 
 LIKE = {"w": jax.ShapeDtypeStruct((2,), jnp.bfloat16)}
 
@@ -76,7 +76,7 @@ def test_a_problem_that_is_measured_on_is_not_trained_on(devices, monkeypatch):
     monkeypatch.setattr("rlbench.warm_start.demonstrations", recorded)
     learner = Learner(sft(model), optax.adam(3e-3), UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
     settings = WarmStart(steps=4, rollouts=12, accuracy=1.0, problems=8, check_every=2, seed=0)
-    actor = actor_of(model, Many(), devices)
+    actor = player_of(model, Many(), devices)
     asked = []
     play = actor.play
     actor.play = lambda params, problems, *rest, **how: (asked.extend(problems), play(params, problems, *rest, **how))[
@@ -93,7 +93,7 @@ def test_sft_reaches_the_accuracy_it_stops_at(devices):
     learner = Learner(sft(model), optax.adam(3e-3), UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
     settings = WarmStart(steps=300, rollouts=12, accuracy=0.9, problems=24, check_every=2, seed=0)
     seen = []
-    actor = actor_of(model, Copy(), devices)
+    actor = player_of(model, Copy(), devices)
     params, cost = warm_start(settings, model, learner, actor, lambda step, accuracy: seen.append((step, accuracy)))
     assert seen[0][1] < 0.9 <= seen[-1][1]
     assert cost.steps == seen[-1][0] < 300
@@ -155,6 +155,6 @@ def test_accuracy_that_nobody_could_judge_stops_no_warm_start(devices, caplog):
     learner = Learner(sft(model), optax.adam(3e-3), UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
     settings = WarmStart(steps=4, rollouts=12, accuracy=0.0, problems=24, check_every=2, seed=0)
     seen = []
-    _, cost = warm_start(settings, model, learner, actor_of(model, Broken(), devices), lambda *note: seen.append(note))
+    _, cost = warm_start(settings, model, learner, player_of(model, Broken(), devices), lambda *note: seen.append(note))
     assert seen == [(2, None), (4, None)] and cost.steps == 4
     assert caplog.messages[-1:] == ["accuracy after the warm start is unknown: no completion could be judged"]

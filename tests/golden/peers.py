@@ -95,7 +95,7 @@ def recorded_model() -> Model:
         raise AssertionError("not asked of a recorded model")
 
     return Model(
-        init=nothing, apply=apply, extend=nothing, segment=nothing, resized=lambda *_, **__: recorded_model(),
+        init=nothing, apply=apply, extend=nothing, cache=nothing, resized=lambda *_, **__: recorded_model(),
         size=nothing, emits=np.ones(2, bool), temperature=1.0, dtype="float32", chunk_tokens=10**9,
     )  # fmt: skip
 

@@ -1,21 +1,50 @@
-"""Samples until a batch is full of rollouts that an algorithm keeps."""
+"""Collects finished episodes into batches, until one is full of rollouts that an algorithm keeps."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..accounting.tally import Tally
 from ..contract.algorithm import shapes
-from ..types import Rollouts
-from .rollout import Batch
+from ..types import Rollouts, Status
+from .episode import Trajectory
 
 
-def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
+class Batch(NamedTuple):
+    """Rollouts on the host, and what was sampled for them."""
+
+    rollouts: Rollouts
+    trajectories: list[Trajectory]
+    rows: np.ndarray  # i64[B]  where each row of the rollouts stands among the trajectories; -1 is padding
+
+    def tally(self, group_size: int) -> Tally:
+        """The batch in the ledger's terms."""
+        columns: list[Any] = list(zip(*self.trajectories, strict=True))
+        all_of: Any = Trajectory(*columns)
+        rows = len(self.trajectories)
+        prompt = np.fromiter(all_of.prompt_tokens, np.int64, rows)
+        completion = np.fromiter(all_of.completion_tokens, np.int64, rows)
+        environment = np.fromiter(all_of.observation_tokens, np.int64, rows)
+        return Tally(
+            problems=rows // group_size,
+            prompt=prompt,
+            completion=completion,
+            environment=environment,
+            tokens=prompt + completion + environment,
+            truncated=np.fromiter(all_of.truncated, bool, rows),
+            timed_out=np.fromiter(all_of.timed_out, bool, rows),
+            broke=np.fromiter(map(Status.INFRASTRUCTURE.__eq__, all_of.status), bool, rows),
+        )
+
+
+def fill(play: Callable[[], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
     """Rounds of sampling until as many rollouts are kept as a round has, or the rounds are over.
 
     What is kept beyond that is left out; what is missing is padded with masked rows.
 
     Args:
-      play: number of a round -> its batch, of as many rows each time, and bool[B], which of them are kept.
+      play: plays a round: its batch, of as many rows each time, and bool[B], which of them are kept.
 
     Returns the kept rollouts, with the trajectories of all.
     """
@@ -23,7 +52,7 @@ def fill(play: Callable[[int], tuple[Batch, np.ndarray]], rounds: int) -> Batch:
     rows: list[np.ndarray] = []
     size = missing = 1  # until a round says how many
     while missing > 0 and len(batches) < rounds:
-        batch, keeps = play(len(batches))
+        batch, keeps = play()
         size = len(keeps)
         rows.append(size * len(batches) + np.flatnonzero(keeps))
         batches.append(batch)

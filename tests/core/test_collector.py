@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from rlbench.acting.filling import fill
-from rlbench.acting.rollout import Batch
+from rlbench.acting.collector import Batch, fill
 from tests.fakes import as_numpy, rollouts_of
 
 
@@ -20,7 +19,8 @@ def filled(*kept: list[int], rounds: int = 9, lengths=(3, 3, 3)) -> tuple[Batch,
     """A batch of whose rounds these rows are kept, and how many rounds were played."""
     played = []
 
-    def play(number):
+    def play():
+        number = len(played)
         played.append(number)
         return round_of(number, lengths[number]), np.isin(np.arange(4), kept[number])
 

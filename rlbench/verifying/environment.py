@@ -1,0 +1,260 @@
+"""Steps of a task as a stream: completions go in as they are finished, steps come out as they are judged."""
+
+import contextlib
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from itertools import count, repeat
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol
+
+from ..accounting.account import Verification
+from ..contract.task import answers_of, blocks, steps_of
+from ..interrupts import Stopped
+from ..types import PendingStep, Program, Status, Step, Task, TooManyFailures, Verdict
+from .payment import broken, described, payable
+from .pool import identity
+from .steps import Fault, Steps, TooManyStuck, own
+
+BEAT = 0.25  # seconds between looks at whether anybody still wants the steps
+
+
+class Submitted(NamedTuple):
+    """A completion that waits for its step."""
+
+    ticket: int
+    state: Any
+    completion: str
+    about: str  # for messages
+
+
+class Judged(NamedTuple):
+    """An answer of the task that was made on another thread, or a verdict that its program got."""
+
+    one: Submitted
+    pending: PendingStep | None  # of a verdict
+    outcome: Any  # a Step, PendingStep or Fault; or the verdict
+    cpu_seconds: float
+
+
+class SubmitProgramFn(Protocol):
+    """Function that has a program run."""
+
+    def __call__(self, program: Program, /) -> Future[Verdict]:
+        """The verdict to come."""
+
+
+class Environment:
+    """Judges completions to one task, for one caller.
+
+    Steps of a task that blocks are made side by side on threads; those of any other in the caller's own time, all that
+    are submitted at once in one go. Programs are run in the sandbox, each as soon as a worker is free. Identical ones
+    are run once.
+
+    Args:
+      steps: makes the calls.
+      threads: for steps that block.
+      run: has a program run.
+      delay: seconds that every step comes later.
+      stop: ends waiting, once it is set.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        steps: Steps,
+        threads: Executor,
+        run: SubmitProgramFn,
+        delay: float = 0.0,
+        stop: threading.Event | None = None,
+    ):
+        self.task, self.delay = task, delay
+        self._steps, self._threads, self._run = steps, threads, run
+        self._stop, self._over = stop, threading.Event()
+        self._blocks = blocks(task)
+        self._arrived: SimpleQueue[Judged] = SimpleQueue()
+        self._late: list[tuple[float, int, int, Step]] = []  # a heap: when it is due, order, ticket, step
+        self._order = count()
+        self._programs: dict[str, Future[Verdict]] = {}
+        self._verification = Verification()
+        self.waiting = 0  # completions whose steps were not taken yet
+
+    def __enter__(self) -> "Environment":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._over.set()  # nobody waits for what is still under way
+
+    def submit(self, tickets: Sequence[int], said: Sequence[tuple[Any, str]], prompts: Sequence[str] = ()) -> None:
+        """Has completions judged, each with the state it was given in.
+
+        Args:
+          tickets: what the caller knows each by.
+          prompts: of their problems, for messages.
+
+        Raises:
+          TooManyFailures: more steps hang than may.
+          Stopped: `stop` was set.
+        """
+        with self._metered():
+            asked = [
+                Submitted(ticket, state, completion, described(completion, prompt))
+                for ticket, (state, completion), prompt in zip(tickets, said, prompts or repeat(""))
+            ]
+            self.waiting += len(asked)
+            if self._blocks:
+                for one in asked:
+                    self._threads.submit(self._step_elsewhere, one)
+                return
+            answers = self._make([partial(step_of, self.task, one.state, one.completion) for one in asked], asked)
+            self._answered(asked, answers)
+
+    def take(self, wait: bool) -> list[tuple[int, Step]]:
+        """Tickets and steps of completions that are judged and were not taken yet.
+
+        Args:
+          wait: until there is one at least, if any is to come.
+
+        Raises:
+          TooManyFailures: more steps hang than may.
+          Stopped: `stop` was set.
+        """
+        with self._metered():
+            while True:
+                self._settle()
+                ready = []
+                while self._late and self._late[0][0] <= time.monotonic():
+                    _, _, ticket, step = heapq.heappop(self._late)
+                    ready.append((ticket, step))
+                self.waiting -= len(ready)
+                if ready or not wait or not self.waiting:
+                    return ready
+                self._pause()
+
+    def spent(self) -> Verification:
+        """Cost of everything since this was asked last."""
+        spent, self._verification = self._verification, Verification()
+        return spent
+
+    def _pause(self) -> None:
+        """Waits for something to arrive or to be due, and not long."""
+        if self._stop and self._stop.is_set():
+            raise Stopped
+        until = min(self._late[0][0] - time.monotonic(), BEAT) if self._late else BEAT
+        try:
+            arrived = self._arrived.get(timeout=max(until, 0.0))
+        except Empty:
+            return
+        self._arrived.put(arrived)
+
+    def _step_elsewhere(self, one: Submitted) -> None:
+        """On a thread: one step, by itself."""
+        if self._over.is_set():
+            return
+        try:
+            (answer,), spent = self._steps.make(
+                [partial(step_of, self.task, one.state, one.completion)], [one.about], self._over
+            )
+        except BaseException as error:  # the caller's to raise
+            answer, spent = error, 0.0
+        self._arrived.put(Judged(one, None, answer, spent))
+
+    def _answered(self, asked: Sequence[Submitted], answers: Sequence[Any]) -> None:
+        """Takes the task's answers to completions: steps, faults, or programs that have to be run first."""
+        answers_of(self.task, [answer for answer in answers if not isinstance(answer, Fault)])
+        for one, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, PendingStep):
+                key = identity(answer.program)
+                if first := key not in self._programs:
+                    self._programs[key] = self._run(answer.program)
+                self._programs[key].add_done_callback(partial(self._verdict_came, one, answer, first))
+        over = [
+            (one, answer) for one, answer in zip(asked, answers, strict=True) if not isinstance(answer, PendingStep)
+        ]
+        self._finished(over)
+
+    def _verdict_came(self, one: Submitted, pending: PendingStep, first: bool, verdict: Future[Verdict]) -> None:
+        """On any thread."""
+        try:
+            outcome: Any = verdict.result() if first else repeated(verdict.result())
+        except BaseException as error:  # the caller's to raise
+            outcome = error
+        self._arrived.put(Judged(one, pending, outcome, 0.0))
+
+    def _settle(self) -> None:
+        """Takes in what arrived from other threads."""
+        arrived: list[Judged] = []
+        while not self._arrived.empty():
+            arrived.append(self._arrived.get())
+            if isinstance(arrived[-1].outcome, BaseException):
+                raise self._explained(arrived[-1].outcome)
+        if not arrived:
+            return
+        answered = [judged for judged in arrived if not judged.pending]
+        self._answered([judged.one for judged in answered], [judged.outcome for judged in answered])
+        settling = [(judged.one, judged.pending, judged.outcome) for judged in arrived if judged.pending]
+        ends = self._make(
+            [partial(pending.settle, verdict) for _, pending, verdict in settling], [one for one, _, _ in settling]
+        )
+        self._finished([(one, end) for (one, _, _), end in zip(settling, ends, strict=True)])
+        verdicts: list[Verdict] = [verdict for _, _, verdict in settling]
+        self._spend(
+            programs=sum(not verdict.repeated for verdict in verdicts),
+            repeated=sum(verdict.repeated for verdict in verdicts),
+            cpu_seconds=sum([*(v.around_seconds for v in verdicts), *(judged.cpu_seconds for judged in arrived)]),
+            queue_seconds=sum(verdict.queue_seconds for verdict in verdicts),
+        )
+
+    def _finished(self, ends: Sequence[tuple[Submitted, Any]]) -> None:
+        """Enters the ends of completions' judgement, steps or faults."""
+        steps_of(self.task, [end for _, end in ends if not isinstance(end, Fault)])
+        due = time.monotonic() + self.delay
+        steps = [
+            broken(end, one.state) if isinstance(end, Fault) else payable(self.task, one.completion, end)
+            for one, end in ends
+        ]
+        for (one, _), step in zip(ends, steps, strict=True):
+            heapq.heappush(self._late, (due, next(self._order), one.ticket, step))
+        self._spend(
+            calls=len(steps),
+            cpu_seconds=sum(step.cpu_seconds for step in steps),
+            timeouts=sum(step.status == Status.TIMEOUT for step in steps),
+        )
+
+    def _make(self, calls: Sequence[Callable[[], Any]], asked: Sequence[Submitted]) -> list[Any]:
+        try:
+            results, spent = self._steps.make(calls, [one.about for one in asked], self._stop)
+        except TooManyStuck as stuck:
+            raise self._explained(stuck) from None
+        self._spend(cpu_seconds=spent)
+        return results
+
+    def _explained(self, error: BaseException) -> BaseException:
+        if isinstance(error, TooManyStuck):
+            return TooManyFailures(f"steps of {type(self.task).__name__} do not return: {error}")
+        return error
+
+    def _spend(self, **costs: float) -> None:
+        self._verification = self._verification.plus(Verification(**costs))  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def _metered(self) -> Iterator[None]:
+        """A block in which the caller's thread judges, or waits for it."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self._spend(wall_seconds=time.perf_counter() - wall, cpu_seconds=time.thread_time() - cpu)
+
+
+def step_of(task: Task, state: Any, completion: str) -> Any:
+    """The task's answer, given a state of its own, which it may change."""
+    return task.step(own(state), completion)
+
+
+def repeated(verdict: Verdict) -> Verdict:
+    """The verdict, for another program that is identical: it cost nothing."""
+    return verdict._replace(repeated=True, cpu_seconds=0.0, around_seconds=0.0, wall_seconds=0.0, queue_seconds=0.0)

@@ -27,7 +27,7 @@ def grpo(
         "tokens" of the batch; or "sums", the mean over completions of their sums.
     """
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy}, {"reference": policy} if kl_coef else {}
 
     def score(trainable, frozen, rollouts, version):

@@ -33,7 +33,7 @@ def ppo(
     """
     critic_model = model.resized(1, **critic)
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy, "critic": graft(critic_model.init(key), policy)}, {}
 
     def score(trainable, frozen, rollouts, version):

@@ -19,7 +19,7 @@ def reinforce_plus_plus(
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, advantage_eps=0.0, loss_aggregation=token_mean)
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy}, {"reference": policy}
 
     def score(trainable, frozen, rollouts, version):

@@ -18,7 +18,7 @@ def rloo(model: Model, *, group_size: Count, clip: Clip, kl_coef: NonNegative) -
     """
     base = grpo(model, group_size=group_size, clip=clip, kl_coef=0.0, advantage_eps=0.0, loss_aggregation=sequence_sum)
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy}, {"reference": policy}
 
     def score(trainable, frozen, rollouts, version):

@@ -114,26 +114,27 @@ class Experiment:
 
     def go(self) -> None:
         """The whole run."""
+        plan = self.plan
         for tracker in self.trackers:
             tracker.begin(self.folder)
         start, cost = self._warm_start()
-        peak = peak_of(self.plan.devices, self.plan.model.dtype)
+        peak = peak_of(plan.devices, plan.model.dtype)
         self.timeline.begin()
         self.began = time.perf_counter()
-        self.state = self.learner.init(self.init_key, start)
+        self.state = self.learner.init(self.init_key, start, shapes(plan.rollouts, plan.limits.episode))
         del start
-        sampler = network_of(self.plan.algorithm.acting, self.state.trainable, self.state.frozen)
+        sampler = network_of(plan.algorithm.acting, self.state.trainable, self.state.frozen)
         self.player.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
         self.buffers = self._buffer_bytes()
         self.ledger = self._ledger(peak, cost)
         self._report({})
-        steps = stream(self._act, self.plan.steps, self.plan.runner.max_staleness, self.stop)
+        steps = stream(self._act, plan.steps, plan.runner.max_staleness, self.stop)
         with contextlib.closing(steps):
             while not self.over and (played := self._wait(steps)):
                 self._learn(*played)
-        if self.plan.max_flops and not self.over:
+        if plan.max_flops and not self.over:
             spent = self.ledger.spent()
-            log.warning("steps=%d ended the run at %.3g of max_flops=%.3g", self.plan.steps, spent, self.plan.max_flops)
+            log.warning("steps=%d ended the run at %.3g of max_flops=%.3g", plan.steps, spent, plan.max_flops)
 
     def failed(self, error: BaseException) -> None:
         """Notes what ended the run."""

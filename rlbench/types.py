@@ -197,15 +197,17 @@ class Model(NamedTuple):
 class InitFn(Protocol):
     """Function that makes an algorithm's networks from the policy. Called once, at the start."""
 
-    def __call__(self, key: Array, policy: Params, /) -> tuple[Params, Params]:
+    def __call__(self, key: Array, policy: Params, rollouts: Rollouts, /) -> tuple[Params, Params]:
         """Networks before the first learner step.
 
         Args:
           key: a random key of JAX, for networks that are new.
           policy: parameters of the model. They may be returned as they are: the learner copies them.
+          rollouts: shapes and dtypes of a batch with rows as long as they can be; there are no numbers in it.
 
         Returns:
           Trainable and frozen: two dicts of networks by name. The names are those that costs are reported under.
+          Frozen may hold any other arrays, too, such as a replay buffer.
         """
 
 
@@ -217,7 +219,7 @@ class ScoreFn(Protocol):
 
         Args:
           trainable: networks by name, as they are at the start of the learner step.
-          frozen: networks by name, as `init` made them.
+          frozen: networks by name, as `init` made them or `after` left them.
           rollouts: the whole batch, B rows of T tokens.
           version: i32[], learner steps so far; compare rollouts.version.
 
@@ -235,12 +237,32 @@ class LossFn(Protocol):
 
         Args:
           trainable: networks by name, as they are at the update.
-          frozen: networks by name, as `init` made them.
+          frozen: networks by name, as in `score`.
           rollouts: B rows of the batch, in any order. Groups may be torn apart.
           scores: the same rows of what `score` returned.
 
         Returns:
           Sums over the rows, and their weights.
+        """
+
+
+class AfterFn(Protocol):
+    """Function that makes the frozen networks of the next learner step. Called once a learner step, after its updates.
+
+    With it, frozen can hold a moving average of the policy, or rollouts that are trained on again.
+    """
+
+    def __call__(self, trainable: Params, frozen: Params, rollouts: Rollouts, scores: dict[str, Array], /) -> Params:
+        """Frozen networks after a learner step.
+
+        Args:
+          trainable: networks by name, as they are after the step's last update.
+          frozen: networks by name, as they were in it.
+          rollouts: the whole batch.
+          scores: what `score` returned for it.
+
+        Returns:
+          Frozen networks of the same structure, shapes and dtypes.
         """
 
 
@@ -278,6 +300,11 @@ def keep_all(rollouts: Rollouts) -> Array:
     return jnp.ones(rollouts.group.shape, bool)
 
 
+def frozen_stays(trainable: Params, frozen: Params, rollouts: Rollouts, scores: dict[str, Array]) -> Params:
+    """The frozen networks as they are, unless an algorithm says otherwise."""
+    return frozen
+
+
 def policy_of(trainable: Params, frozen: Params) -> Params:
     """The policy that samples, unless an algorithm says otherwise: trainable["policy"]."""
     return trainable["policy"]
@@ -291,6 +318,7 @@ class Algorithm(NamedTuple):
     loss: LossFn
     acting: ActingFn = policy_of
     keep: KeepFn = keep_all
+    after: AfterFn = frozen_stays
     group_size: int = 1  # attempts at each problem of a batch
 
 

@@ -11,6 +11,7 @@ from .accounting.ledger import by_component, learning_passes
 from .accounting.useful import useful_flops
 from .acting.demonstrations import demonstrations
 from .acting.player import Player
+from .contract.algorithm import shapes
 from .contract.task import training_problems
 from .hashing import digest_of
 from .learning.learner import Learner
@@ -61,7 +62,8 @@ def warm_start(
     """
     began = time.perf_counter()
     init, algorithm = jax.random.split(key_of(settings.seed))
-    state = learner.init(algorithm, model.init(init))
+    longest = shapes(settings.rollouts, player.limits.episode)
+    state = learner.init(algorithm, model.init(init), longest)
     task, tokens, step = player.task, 0, 0
     accuracy: float | None = 0.0
     first = 1 << 31  # no learner step comes to these numbers

@@ -137,7 +137,7 @@ class Episodes:
         self.completions[row].append(completion)
 
     def passes(self, read: int, decoded: int) -> list[Pass]:
-        """What went through the network for all episodes, turn by turn.
+        """Passes through the network of all episodes, turn by turn.
 
         Args:
           read: token positions that were computed to read prompts and observations, padding too.

@@ -175,7 +175,8 @@ class Play:
         self.unread: list[tuple[int, list[int]]] = []  # rows, and what they read next
         self.read = self.decoded = 0  # token positions computed
         self.shared: Prompts
-        self.slots: Slots = player.kept.pop(self.rows.slots, None) or player.idle(self.rows.slots)
+        rows = self.rows.slots
+        self.slots: Slots = player.kept.pop(rows) if rows in player.kept else player.idle(rows)
         if player.limits.turns > 1:  # now, though nobody has answered yet
             player.answers.prepare(self.networks, self.slots, player.key, self._observation([]))
 

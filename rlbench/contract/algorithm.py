@@ -51,7 +51,7 @@ def check_algorithm(algorithm: Algorithm, model: Model) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     policy = jax.eval_shape(model.init, key)
 
-    trainable, frozen = returned(algorithm.init, check_networks, key, policy)
+    trainable, frozen = returned(lambda key, policy: algorithm.init(key, policy, rollouts), check_networks, key, policy)
     if algorithm.acting is policy_of:
         wanted = 'a trainable network called "policy", or an acting of its own'
         expect_of(trainable, "policy" in trainable, "init", wanted)
@@ -80,6 +80,8 @@ def check_algorithm(algorithm: Algorithm, model: Model) -> None:
         return loss.total
 
     jax.eval_shape(jax.grad(total), trainable, frozen, *batch)
+    after = jax.eval_shape(algorithm.after, trainable, frozen, rollouts, scores)
+    expect_alike("after", "frozen as init made it", after, frozen)
     kept = jax.eval_shape(algorithm.keep, rollouts)
     fine = is_array(kept) and (kept.shape, kept.dtype) == ((rows,), bool)
     expect_of(kept, fine, "keep", "bool[B]", sizes)

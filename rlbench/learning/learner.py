@@ -13,7 +13,7 @@ from ..accounting.account import Account
 from ..accounting.timeline import Activity
 from ..devices import CompiledFunction, Devices, in_chunks
 from ..interrupts import patiently
-from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts
+from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts, frozen_stays
 
 
 class UpdateConfig(NamedTuple):
@@ -57,10 +57,22 @@ class Learner:
             phase=Phase.OPTIMIZER,
             account=self.account,
         )
+        self.after = CompiledFunction(
+            devices,
+            algorithm.after,
+            donate=(1,) if donate else (),
+            networks=(0, 1),
+            phase=Phase.OPTIMIZER,
+            account=self.account,
+        )
 
-    def init(self, key: Array, policy: Params) -> LearnerState:
-        """A fresh state. What the algorithm returns is copied once: it may alias the policy."""
-        trainable, frozen = jax.tree.map(jnp.copy, self.algorithm.init(key, policy))
+    def init(self, key: Array, policy: Params, rollouts: Rollouts) -> LearnerState:
+        """A fresh state. What the algorithm returns is copied once: it may alias the policy.
+
+        Args:
+          rollouts: shapes of a batch with the longest rows.
+        """
+        trainable, frozen = jax.tree.map(jnp.copy, self.algorithm.init(key, policy, rollouts))
         opt_state = {name: self.optimizer.init(params) for name, params in trainable.items()}
         trainable, frozen, opt_state = self.devices.replicate((trainable, frozen, opt_state))
         return LearnerState(trainable, frozen, opt_state, version=0)
@@ -95,6 +107,8 @@ class Learner:
                 mine = self.devices.shard(rows)
                 trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, mine)
                 reports.append(report)
+        if self.algorithm.after is not frozen_stays:
+            frozen = self.devices.replicate(self.after(trainable, frozen, rollouts, scores))
         reports, teaches = jax.device_get((reports, teaches))
         means = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
         return LearnerState(trainable, frozen, opt_state, version + 1), means, teaches

@@ -8,7 +8,7 @@ from .objectives import token_mean
 def sft(model: Model) -> Algorithm:
     """Maximum likelihood of the masked tokens, the mean over the tokens of a batch."""
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy}, {}
 
     def score(trainable, frozen, rollouts, version):

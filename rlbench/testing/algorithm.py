@@ -11,7 +11,7 @@ from ..accounting.flops import SHARED, networks_of
 from ..accounting.memory import network_bytes
 from ..contract.algorithm import check_algorithm, expect_alike
 from ..contract.sources import expect, with_article
-from ..types import Array, Phase
+from ..types import Array, Phase, frozen_stays
 from .case import Case, last_chosen
 from .outcome import NotApplicable, Rule, expect_close, expect_finite
 
@@ -47,6 +47,17 @@ def check_finite(case: Case) -> None:
     expect_finite("loss", gradient, "in the gradient")
     moved = any(bool((leaf != 0).any()) for leaf in jax.tree.leaves(gradient))
     expect(moved, "loss", "a gradient", "zeros everywhere")
+
+
+def check_after(case: Case) -> None:
+    """The frozen networks that it leaves are finite, and so are scores, loss and gradient of the step that follows."""
+    if case.algorithm.after is frozen_stays:
+        raise NotApplicable("the frozen networks stay as they are")
+    following = case.after()
+    expect_finite("after", following.frozen, "from after")
+    scores = following.score()
+    expect_finite("score", scores, "from score, in the step that follows")
+    expect_finite("loss", following.learn(following.rollouts, scores), "from loss, in the step that follows")
 
 
 def check_zero_advantage(case: Case) -> None:
@@ -130,8 +141,8 @@ def check_halves(case: Case) -> None:
 def check_no_recompilation(case: Case) -> None:
     """A second learner step, with other numbers of the same shapes, compiles nothing."""
     learner = case.learned.learner
-    for about, program in (("score", learner.score), ("loss", learner.update)):
-        expect(program.compilations == 1, about, "one compilation in two steps", f"{program.compilations}")
+    for about, program in (("score", learner.score), ("loss", learner.update), ("after", learner.after)):
+        expect(program.compilations <= 1, about, "one compilation in two steps", f"{program.compilations}")
 
 
 def check_accounting(case: Case) -> None:
@@ -140,7 +151,7 @@ def check_accounting(case: Case) -> None:
     both = sorted(case.trainable.keys() & case.frozen.keys())
     expect(not both, "init", "other names in frozen than in trainable, for costs apart", ", ".join(both))
     expect(SHARED not in network_bytes(state), "init", f"no network called {SHARED!r}: costs of none are", SHARED)
-    expect({"score", "update"} == set(account.temporaries), "loss", "memory of both programs", f"{account.temporaries}")
+    expect({"score", "update"} <= set(account.temporaries), "loss", "memory of both programs", f"{account.temporaries}")
     expect(not account.uncounted, "loss", "operations that can be counted", ", ".join(sorted(account.uncounted)))
     counted = {name for (phase, name), operations in account.take().flops.items() if phase in COMPUTING and operations}
     missing = sorted(used_networks(case) - counted)
@@ -173,4 +184,5 @@ FUNCTION_RULES: dict[str, Rule] = {
     "zero advantage": Rule(check_zero_advantage, "loss"),
     "no recompilation": Rule(check_no_recompilation, "loss"),
     "accounting": Rule(check_accounting, "loss"),
+    "after": Rule(check_after, "after"),
 }

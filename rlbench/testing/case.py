@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from ..accounting.account import Account
-from ..contract.algorithm import check_algorithm
+from ..contract.algorithm import check_algorithm, shapes
 from ..devices import Devices
 from ..learning.learner import Learner, UpdateConfig
 from ..models.likelihood import token_logp
@@ -98,6 +98,13 @@ class Case:
         start.trainable, start.frozen = self.made.start
         return start
 
+    def after(self) -> "Case":
+        """The same after a learner step that changed nothing but the frozen networks."""
+        following = copy.copy(self)
+        step = jax.jit(self.algorithm.after, compiler_options=LITERALLY)
+        following.frozen = step(self.trainable, self.frozen, self.rollouts, self.score())
+        return following
+
     def score(self, rollouts: Rollouts | None = None, version: int = 1) -> dict[str, Array]:
         rollouts = self.rollouts if rollouts is None else rollouts
         return self._score(self.trainable, self.frozen, rollouts, jnp.int32(version))
@@ -114,7 +121,7 @@ class Case:
         account, devices = Account(), Devices(jax.local_devices()[:1])
         config = UpdateConfig(epochs=1, minibatches=2, microbatch_tokens=2 * LENGTH)
         learner = Learner(self.algorithm, optax.adam(1e-3), config, devices, seed=0, donate=False, account=account)
-        states = [learner.init(jax.random.key(0), self.policy)]
+        states = [learner.init(jax.random.key(0), self.policy, shapes(ROWS, LENGTH))]
         with hastily_compiled():
             for scale in (1.0, 2.0):
                 rollouts = self.rollouts._replace(reward=scale * self.rollouts.reward)
@@ -182,7 +189,7 @@ def made(algorithm: Algorithm, model: Model, seed: int) -> Made:
         return rollouts._replace(logp=jnp.where(rollouts.mask, logp, 0.0))
 
     keys, policy = compiled(begun, jax.random.key(seed))
-    start, frozen = compiled(algorithm.init, keys[1], policy)
+    start, frozen = compiled(lambda key, policy: algorithm.init(key, policy, shapes(ROWS, LENGTH)), keys[1], policy)
     trainable = compiled(moved, keys[2], start)
     rollouts = compiled(played, keys, algorithm.acting(trainable, frozen))
     return Made(policy, (start, frozen), trainable, rollouts)

@@ -103,7 +103,7 @@ from rlbench.types import Algorithm, Model
 def faulty(model: Model) -> Algorithm:
     """An idea."""
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy}, {}
 
     def score(trainable, frozen, rollouts, version):

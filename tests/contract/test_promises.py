@@ -25,7 +25,7 @@ from tests.fakes import SHELF, VERIFIER, Copy, TwoTurns, algorithm_of, small_mod
 MODEL = small_model(hidden=16)
 
 
-def init(key, policy):
+def init(key, policy, rollouts):
     return {"policy": policy}, {}
 
 

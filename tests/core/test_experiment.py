@@ -367,7 +367,7 @@ def test_the_network_that_samples_has_any_name(plan_of, tmp_path):
     plan = plan_of("grpo")
     base = plan.algorithm
     renamed = base._replace(
-        init=lambda key, policy: (lambda own, frozen: (under("actor", own), frozen))(*base.init(key, policy)),
+        init=lambda *given: (lambda own, frozen: (under("actor", own), frozen))(*base.init(*given)),
         score=lambda own, frozen, *rest: base.score({"policy": own["actor"]}, frozen, *rest),
         loss=lambda own, frozen, *rest: base.loss({"policy": own["actor"]}, frozen, *rest),
         acting=lambda own, frozen: own["actor"],

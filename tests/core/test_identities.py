@@ -1,5 +1,6 @@
 """An algorithm where it should be another one, and gradients that are exactly nothing. Small models, real softmaxes."""
 
+import sys
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,9 @@ GROUP_RELATIVE = {
     "dapo": {},
     "gspo": {},
     "cispo": {},
+    "dppo": {},
+    "icepop": {},
+    "opsm": {},
     "maxrl": NO_KL,
     "rloo": NO_KL,
     "reinforce_plus_plus_baseline": NO_KL,
@@ -217,6 +221,52 @@ def test_cispo_never_silences_a_token():
     assert_same(gradient(case, scores=scores), jax.grad(likelihood)(case.trainable["policy"]), scale=1.28)
     silenced = gradient(case, algorithm_of("dapo", MODEL), scores)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(silenced))
+
+
+def probability_moved(option, old, new, advantage, **changes):
+    """Gradient of one row's loss by each token's log-probability, where these tokens have gone from old to new."""
+    algorithm = algorithm_of(option, MODEL, **changes)
+    case = case_of(option)
+    rollouts = rollouts_of(np.zeros((1, len(old))), logp=[np.log(old)])
+    scores = {"advantage": jnp.asarray([advantage], jnp.float32)}
+    module = sys.modules[f"rlbench.algos.{option}"]
+    with pytest.MonkeyPatch.context() as patch:
+
+        def loss(logp):
+            patch.setattr(module, "token_logp", lambda *_: logp)
+            total = algorithm.loss(case.trainable, case.frozen, rollouts, scores)
+            return total.total / total.weight
+
+        return jax.grad(loss)(jnp.log(jnp.asarray([new], jnp.float32)))[0]
+
+
+def test_dppo_masks_by_probability_and_only_what_moves_away():
+    """At 0.15: by hand, the ratio times the advantage of each token that stays, over all six."""
+    old, new = [0.01, 0.5, 0.5, 0.5, 0.9, 0.9], [0.1, 0.7, 0.3, 0.6, 0.7, 0.8]
+    advantage = [1.0, 1.0, 1.0, 1.0, -1.0, -1.0]
+    # Ten times as probable and kept; 0.2 up, masked; 0.2 down against a positive advantage, kept; 0.1 up, kept;
+    # 0.2 down, masked; 0.1 down, kept.
+    expected = -np.array([10.0, 0.0, 0.6, 1.2, 0.0, -8 / 9]) / 6
+    np.testing.assert_allclose(probability_moved("dppo", old, new, advantage), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("advantage", "limit", "masked"), [(-1.0, 0.5, True), (-1.0, 0.6, False), (1.0, 0.5, False)])
+def test_opsm_masks_a_bad_completion_that_the_policy_has_left(advantage, limit, masked):
+    """Two tokens that lost 0.8 and 0.3 nats: 0.55 on the average."""
+    old, lost = np.array([0.5, 0.5]), np.array([0.8, 0.3])
+    moved = probability_moved("opsm", old, old * np.exp(-lost), [advantage] * 2, max_drift=limit, clip=0.9)
+    expected = np.zeros(2) if masked else -advantage * np.exp(-lost) / 2
+    np.testing.assert_allclose(moved, expected, rtol=1e-5)
+
+
+def test_icepop_weighs_within_a_band_and_masks_to_both_sides():
+    case = case_of("icepop", is_low=0.5, is_high=2.0)
+    for ratio, weight in ((0.4, 0.0), (0.6, 0.6), (1.0, 1.0), (1.9, 1.9), (2.1, 0.0)):
+        scores = with_ratio(case, np.log(ratio)).score()
+        mask = case.rollouts.mask
+        np.testing.assert_allclose(scores["weight"][mask], weight, rtol=1e-4)
+        fresh = with_ratio(case_of("async_grpo", kl_coef=0.0), 0.0).score()["advantage"]
+        np.testing.assert_allclose(scores["advantage"][mask], weight * fresh[mask], rtol=1e-4)
 
 
 def test_maxrl_and_grpo_agree_on_which_way_and_not_on_how_far():

@@ -106,7 +106,7 @@ def test_every_epoch_spends_every_row_once(devices):
     learner = Learner(algorithm, optax.sgd(1.0), UpdateConfig(3, 4, 10**6), devices, seed=0, donate=True)
     rollouts = as_numpy(algorithm_case(algorithm_of("grpo", small_model()), small_model()).rollouts)
     numbered = rollouts._replace(tokens=np.tile(np.arange(12, dtype=np.int32)[:, None], 12))
-    state, _, _ = learner.step(learner.init(jax.random.key(0), jnp.zeros(12)), devices.shard(numbered))
+    state, _, _ = learner.step(learner.init(jax.random.key(0), jnp.zeros(12), None), devices.shard(numbered))
     np.testing.assert_array_equal(state.trainable["policy"], -3)
 
 
@@ -143,8 +143,8 @@ def test_no_reference_is_held_when_its_coefficient_is_zero():
     model = small_model()
     policy = model.init(jax.random.key(0))
     settings = {"_target_": "rlbench.algos.grpo.grpo"} | ALGORITHMS["grpo"]
-    assert build(settings | {"kl_coef": 0.0}, "algo", model).init(jax.random.key(0), policy)[1] == {}
-    assert set(build(settings, "algo", model).init(jax.random.key(0), policy)[1]) == {"reference"}
+    assert build(settings | {"kl_coef": 0.0}, "algo", model).init(jax.random.key(0), policy, None)[1] == {}
+    assert set(build(settings, "algo", model).init(jax.random.key(0), policy, None)[1]) == {"reference"}
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_it_says_what_lock_step_says(devices, task, acting):
 
 
 def sampled(rows: dict[int, tuple[int, int]]) -> dict[int, list]:
-    """What six rows say, {slot: (prompt, id)}: tokens and log-probabilities by id."""
+    """Tokens and log-probabilities of six rows, by id; given {slot: (prompt, id)}."""
     prompts = read_prompts(MODEL, params(), jnp.array([[2, 5, 0], [3, 3, 5], [4, 5, 0]]), jnp.array([2, 3, 2]))
     source, ids = np.full(6, -1, np.int32), np.zeros((6, 2), np.uint32)
     for slot, (prompt, one) in rows.items():

@@ -31,7 +31,7 @@ def topr(model: Model, *, group_size: Count, baseline: Baseline) -> Algorithm:
       baseline: c. Of a share p of successes, it makes p (1 - c) / (1 + (1 - 2 p) c) of what is learned from.
     """
 
-    def init(key, policy):
+    def init(key, policy, rollouts):
         return {"policy": policy}, {}
 
     def score(trainable, frozen, rollouts, version):

@@ -115,7 +115,7 @@ def demo(console: Console, pairs: int) -> None:
     group, player, devices = plan.algorithm.group_size, player_of(plan), Devices(plan.devices)
     lockstep = LockStep(player)
     learner = Learner(plan.algorithm, plan.optimizer, plan.update_config, devices, seed=0, donate=False)
-    state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)))
+    state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)), None)
     acting, steps = [], []
 
     def learn(rollouts: Rollouts) -> None:

@@ -41,7 +41,7 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         *(plan.verifier, plan.acting),
     )
     learner = Learner(plan.algorithm, optax.adam(RATE), plan.update_config, devices, seed=0, donate=True)
-    state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)))
+    state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)), None)
 
     def step(index: int) -> tuple[float, float]:
         nonlocal state

@@ -21,7 +21,7 @@ from .acting.collector import Batch, fill
 from .acting.player import Player
 from .acting.slots import Sampling
 from .contract.algorithm import shapes
-from .contract.task import training_problems
+from .contract.task import opened, training_problems
 from .devices import CompiledFunction, Devices, keep_compilations, keep_freed_memory
 from .evaluation import Outcomes, distinct_problems, evaluate, mean
 from .interrupts import UNINTERRUPTED
@@ -49,7 +49,7 @@ def run(plan: Plan, folder: Path) -> dict[str, Any]:
     """
     keep_compilations(plan.cache / "compilations")
     keep_freed_memory()
-    with UNINTERRUPTED.installed(), contextlib.closing(plan.verifier):
+    with UNINTERRUPTED.installed(), contextlib.closing(plan.verifier), opened(plan.task):
         experiment = Experiment(plan, folder)
         try:
             experiment.go()

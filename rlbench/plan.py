@@ -16,7 +16,7 @@ from .acting.player import Acting
 from .acting.slots import Sampling
 from .contract.algorithm import check_algorithm, check_model, source_of
 from .contract.sources import Source
-from .contract.task import check_bounds, solution_of, training_problems
+from .contract.task import check_bounds, has_solutions, opened, solution_of, training_problems
 from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import UpdateConfig
@@ -163,8 +163,11 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     )
     check_sizes(plan)
     check_arithmetic(plan)
+    if warm_start.steps and not has_solutions(task):
+        raise ConfigError("warm_start.steps", warm_start.steps, f"0: {type(task).__name__} has no reference solutions")
     try:
-        plan.verifier.rehearse(task)
+        with opened(task):
+            plan.verifier.rehearse(task)
     except BaseException:
         plan.verifier.close()
         raise
@@ -175,6 +178,8 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
 
 def demonstrated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
     """Prompts and reference solutions of some problems: a task may read them from a file that the config only names."""
+    if not has_solutions(task):
+        return []
     problems = training_problems(task, warm_start.seed, 0, 256)
     return [(problem.prompt, solution_of(task, problem.state)) for _, problem in problems]
 

@@ -392,6 +392,7 @@ class Step(NamedTuple):
     status: Status
     cpu_seconds: float = 0.0
     detail: str = ""  # the reason of the status, for people
+    solved: bool | None = None  # of the last step: whether the rollout is solved; None: if its rewards add up to 1
 
     @property
     def next_observation(self) -> str | None:
@@ -475,7 +476,11 @@ class Bounds(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """Deterministic, picklable, ignorant of models. The rewards of a solved rollout add up to 1."""
+    """Deterministic, picklable, ignorant of models. The rewards of a solved rollout add up to 1, or its step says so.
+
+    Optional: `solution`, as of SolvableTask; `blocking = True` where steps wait for something; `open()` and `close()`,
+    called before the first step and after the last.
+    """
 
     bounds: Bounds
 
@@ -501,8 +506,12 @@ class Task(Protocol):
           The environment's answer, or the program that a sandbox has to run first.
         """
 
+
+class SolvableTask(Task, Protocol):
+    """A task with reference solutions: what a warm start trains on, and the task itself is tested by."""
+
     def solution(self, state: Any) -> str:
-        """The reference solution: the next completion on the way to full reward.
+        """The reference solution: the next completion on the way to being solved.
 
         Args:
           state: as in `step`.

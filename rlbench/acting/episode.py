@@ -32,6 +32,7 @@ class Trajectory(NamedTuple):
     prompt: str
     completions: tuple[str, ...]
     reward: float
+    solved: bool
     status: Status
     prompt_tokens: int
     completion_tokens: int
@@ -39,11 +40,6 @@ class Trajectory(NamedTuple):
     truncated: bool  # a completion reached its longest length without ending
     timed_out: bool  # a completion was not judged in time
     detail: str  # the reason of the status, for people
-
-    @property
-    def solved(self) -> bool:
-        """True if the rewards add up to full reward, which is 1."""
-        return self.reward > SOLVED_ABOVE
 
 
 class Episodes:
@@ -78,6 +74,7 @@ class Episodes:
         self.states = [problem.state for _, problem in problems for _ in range(group_size)]
         self.completions: list[list[str]] = [[] for _ in range(rows)]
         self.status, self.detail = [Status.OPEN] * rows, [""] * rows
+        self.solved: list[bool | None] = [None] * rows
         self.truncated, self.timed_out = np.zeros((2, rows), bool)
 
     def prompt(self, row: int) -> str:
@@ -118,6 +115,7 @@ class Episodes:
         answer's. None where it is over, or was in its last turn.
         """
         self.states[row], self.status[row], self.detail[row] = step.state, step.status, step.detail
+        self.solved[row] = step.solved
         self.timed_out[row] |= step.status == Status.TIMEOUT
         end = self.length[row]
         self.reward[row, end - 1] += step.reward
@@ -172,10 +170,15 @@ class Episodes:
         return [
             Trajectory(
                 *(self.problems[row // self.group_size][0], self.prompt(row), tuple(self.completions[row])),
-                *(reward, self.status[row], *numbers, self.detail[row]),
+                *(reward, self._is_solved(row, reward), self.status[row], *numbers, self.detail[row]),
             )
             for row, (reward, *numbers) in enumerate(zip(*(column.tolist() for column in columns), strict=True))
         ]
+
+    def _is_solved(self, row: int, reward: float) -> bool:
+        """True if the last step says so, or says nothing and the rewards add up to full reward, which is 1."""
+        said = self.solved[row]
+        return reward > SOLVED_ABOVE if said is None else said
 
     def rollouts(self, version: int) -> Rollouts:
         """The episodes as right-padded arrays of the smallest bucket that holds them all.

@@ -1,9 +1,10 @@
 """Returns of a task's methods, held to their types and bounds wherever the core takes them in."""
 
-from collections.abc import Collection
-from typing import Any
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Any, cast
 
-from ..types import Bounds, PendingStep, PluginError, Problem, Program, Status, Step, Task
+from ..types import Bounds, PendingStep, PluginError, Problem, Program, SolvableTask, Status, Step, Task
 from .sources import Source, expect_of
 
 STATUSES = tuple(Status)
@@ -57,6 +58,25 @@ def problem_of(task: Task, seed: int, split: str) -> Problem:
     return problem
 
 
+def has_solutions(task: Task) -> bool:
+    """True if a task has reference solutions."""
+    return callable(getattr(task, "solution", None))
+
+
+@contextlib.contextmanager
+def opened(task: Task) -> Iterator[None]:
+    """A block in which the task has the resources that it opens, if it does, and after which they are closed."""
+    getattr(task, "open", nothing)()
+    try:
+        yield
+    finally:
+        getattr(task, "close", nothing)()
+
+
+def nothing() -> None:
+    pass
+
+
 def solution_of(task: Task, state: Any) -> str:
     """The reference solution of a task to a state, within the task's bounds.
 
@@ -64,7 +84,7 @@ def solution_of(task: Task, state: Any) -> str:
       PluginError: it is no text, or out of bounds, or making it raised.
     """
     with source_of(task).blamed("solution"):
-        completion = task.solution(state)
+        completion = cast(SolvableTask, task).solution(state)
         check_text(task.bounds, "solution", "a completion", completion, task.bounds.completion)
     return completion
 
@@ -98,6 +118,7 @@ def steps_of(task: Task, steps: list[Any]) -> list[Step]:
             expect_of(step.cpu_seconds, is_real(step.cpu_seconds), "step", "cpu_seconds to be a number")
             expect_of(step.status, step.status in STATUSES, "step", "status to be a Status")
             expect_of(step.detail, isinstance(step.detail, str), "step", "detail to be a text")
+            expect_of(step.solved, step.solved in (None, True, False), "step", "solved to be None, True or False")
             if step.status == Status.OPEN and bounds.turns > 1:  # nobody reads what follows the only turn
                 check_text(bounds, "step", "an observation of an open step", step.observation, bounds.observation)
     return steps

@@ -8,9 +8,11 @@ from collections.abc import Hashable, Sequence
 from inspect import getdoc
 from typing import Any
 
+from ..contract.task import has_solutions, opened, solution_of
 from ..types import PendingStep, PluginError, Problem, Status, Step, Task, is_full
+from ..verifying.steps import own
 from ..verifying.verifier import Verifier
-from .outcome import Rule, expect
+from .outcome import NotApplicable, Rule, expect
 
 SPLITS = ("train", "heldout")
 SAMPLE = (*range(97), 1 << 32, (7 << 32) + 1, 1 << 40)  # a run's own problems are numbered from its seed << 32
@@ -24,7 +26,8 @@ import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
 task, seeds, splits = pickle.load(sys.stdin.buffer)
 problems = [task.problem(seed, split) for split in splits for seed in seeds]
-sys.stdout.buffer.write(pickle.dumps([(one.prompt, task.solution(one.state), one.key) for one in problems]))
+solution = getattr(task, "solution", lambda state: None)
+sys.stdout.buffer.write(pickle.dumps([(one.prompt, solution(one.state), one.key) for one in problems]))
 """
 
 
@@ -39,18 +42,22 @@ def check_docstring(task: Task, verifier: Verifier) -> None:
 
 
 def check_solution(task: Task, verifier: Verifier) -> None:
-    """Its own reference solutions earn full reward, which is 1."""
+    """Its own reference solutions are solved: they earn full reward, which is 1, or their last step says so."""
+    if not has_solutions(task):
+        raise NotApplicable("it has no reference solutions")
     for split in SPLITS:
         for seed, step in judged(task, verifier, states_of(task, split)):
-            full = is_full(step.reward) and step.status == Status.PASSED
-            expect(full, "solution", f"reward 1 and {Status.PASSED} for solution of {split} {seed}", described(step))
+            full = is_full(step.reward) if step.solved is None else step.solved
+            fine = full and step.status == Status.PASSED
+            expect(fine, "solution", f"reward 1 and {Status.PASSED} for solution of {split} {seed}", described(step))
 
 
 def check_garbage(task: Task, verifier: Verifier) -> None:
     """Completions that answer nothing earn less than full reward, and break nothing."""
     for completion in GARBAGE:
         for seed, step in judged(task, verifier, states_of(task, "train"), completion):
-            expect(step.reward < 1, "step", f"less than reward 1 for {completion!r} to train {seed}", described(step))
+            less = step.reward < 1 and not step.solved
+            expect(less, "step", f"less than reward 1 for {completion!r} to train {seed}", described(step))
 
 
 def check_determinism(task: Task, verifier: Verifier) -> None:
@@ -62,7 +69,7 @@ def check_determinism(task: Task, verifier: Verifier) -> None:
     expect(run.returncode == 0, "problem", "the same problems in another process", last_line(run.stderr))
     for here, there in zip(ours, pickle.loads(run.stdout), strict=True):
         expect(here == there, "problem", f"{here} in another process", f"{there}: does it hash a text or order a set?")
-    for completion in (None, "?"):
+    for completion in (None, "?") if has_solutions(task) else ("?",):
         states = states_of(task, "train")
         first = dict(judged(task, verifier, states, completion))
         for when, others in (("again", states_of(task, "train")), ("when its state is played again", states)):
@@ -72,10 +79,11 @@ def check_determinism(task: Task, verifier: Verifier) -> None:
                     expect(same, "step", f"{described(one)} {when} for train {seed}", described(other))
 
 
-def asked(task: Task) -> list[tuple[str, str, Hashable]]:
-    """Prompts, first reference solutions and keys of the sample."""
+def asked(task: Task) -> list[tuple[str, str | None, Hashable]]:
+    """Prompts, first reference solutions, if there are any, and keys of the sample."""
     problems = [task.problem(seed, split) for split in SPLITS for seed in SAMPLE]
-    return [(problem.prompt, task.solution(problem.state), problem.key) for problem in problems]
+    solution = getattr(task, "solution", lambda state: None)
+    return [(problem.prompt, solution(problem.state), problem.key) for problem in problems]
 
 
 def last_line(stderr: bytes) -> str:
@@ -83,9 +91,11 @@ def last_line(stderr: bytes) -> str:
 
 
 def check_picklable(task: Task, verifier: Verifier) -> None:
-    """The task and a problem's state survive pickling: reference solutions to the copies earn full reward."""
+    """The task and a problem's state survive pickling: reference solutions to the copies pass."""
     twin: Task = copied("maker", task)
     states = [copied("problem", task.problem(seed, "train")).state for seed in SAMPLE]
+    if not has_solutions(task):
+        return
     for seed, step in judged(twin, verifier, states):
         expect(step.status == Status.PASSED, "problem", f"solution of train {seed}, pickled, to pass", described(step))
 
@@ -123,11 +133,14 @@ def check_bounds(task: Task, verifier: Verifier) -> None:
         for problem in going:
             within(problem.prompt, bounds.prompt, "a prompt")
         states = [problem.state for problem in going]
+        if not has_solutions(task):
+            continue
         for turn in range(bounds.turns):
-            said = [(state, task.solution(state)) for state in states]
+            said = [(state, solution_of(task, own(state))) for state in states]
             for _, completion in said:
                 within(completion, bounds.completion, "a reference solution")
-            steps, _ = verifier.judge(task, said)
+            with opened(task):
+                steps, _ = verifier.judge(task, said)
             questions = [(step.state, step.next_observation) for step in steps if step.next_observation is not None]
             over = not questions or turn + 1 < bounds.turns
             expect(over, "bounds", f"reference solutions that end it in {bounds.turns} turns", "another question")
@@ -144,9 +157,11 @@ class Witness:
     """A task, and the first error that a step of its raised."""
 
     def __init__(self, task: Task):
-        self.bounds, self.problem, self.solution = task.bounds, task.problem, task.solution
         self.task = task
         self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
 
     def step(self, state: Any, completion: str) -> Step | PendingStep:
         try:
@@ -166,7 +181,8 @@ def judged(
       PluginError: more of them broke than a run would put up with.
     """
     witness = Witness(task)
-    played = verifier.play(witness, states, completion)
+    with opened(task):
+        played = verifier.play(witness, states, completion)
     if witness.error:
         raise witness.error
     broke = [step for step in played if step.status == Status.INFRASTRUCTURE]

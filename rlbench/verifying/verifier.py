@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
-from ..contract.task import problem_of, solution_of
+from ..contract.task import has_solutions, problem_of, solution_of
 from ..types import (
     ConfigError,
     Count,
@@ -127,16 +127,20 @@ class Verifier:
     def rehearse(self, task: Task) -> None:
         """Plays reference solutions of both splits, before anything is spent on a task that does not pay them.
 
+        Nothing to play where it has none.
+
         Raises:
-          ConfigError: they do not earn full reward, more than settings.max_failures of them can't be judged, or the
+          ConfigError: they are not solved, more than settings.max_failures of them can't be judged, or the
             sandbox that they need is not safe here.
         """
+        if not has_solutions(task):
+            return
         problems = [problem_of(task, seed, split) for split in ("train", "heldout") for seed in range(REHEARSED)]
         broke = []
         for problem, step in zip(problems, self.play(task, [problem.state for problem in problems]), strict=True):
             if step.status == Status.INFRASTRUCTURE:
                 broke.append(f"that to {problem.prompt[-SHOWN:]!r}: {step.detail}")
-            elif not is_full(step.reward):
+            elif not (is_full(step.reward) if step.solved is None else step.solved):
                 why = ", ".join(filter(None, (step.status, step.detail)))
                 what = f"its own reference solution to {problem.prompt[-SHOWN:]!r} earned {step.reward:g} ({why})"
                 raise ConfigError("task", type(task).__name__, what)

@@ -278,7 +278,7 @@ def programs_of(microbatch_tokens: int) -> list:
     model = small_model(width=64, hidden=128, chunk_tokens=microbatch_tokens)
     update_config = UpdateConfig(1, 1, microbatch_tokens)
     learner = Learner(algorithm_of("grpo", model), optax.adam(1e-3), update_config, Devices(), seed=0, donate=False)
-    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
     rollouts = rollouts_of(np.random.default_rng(0).random((16, 10)), group=np.arange(16) // 4)
     learner.step(state, learner.devices.shard(as_numpy(rollouts)))
     return [compiled for program in (learner.score, learner.update) for compiled in program._executables.values()]

@@ -136,7 +136,7 @@ def test_expert_iteration_on_a_solved_batch_is_supervised_learning(devices):
 
     def after(algorithm: Algorithm):
         learner = Learner(algorithm, optax.adam(1e-2), UpdateConfig(2, 2, 10**6), devices, seed=0, donate=True)
-        state = learner.init(jax.random.key(0), MODEL.init(jax.random.key(1)))
+        state = learner.init(jax.random.key(0), MODEL.init(jax.random.key(1)), None)
         return as_numpy(learner.step(state, devices.shard(as_numpy(rollouts)))[0].trainable)
 
     jax.tree.map(np.testing.assert_array_equal, after(case.algorithm), after(sft(MODEL)))

@@ -32,7 +32,7 @@ def one_step(name, devices, update_config=WHOLE, donate=True):
     algorithm = algorithm_of(name, model)
     learner = Learner(algorithm, optax.sgd(0.1), update_config, devices, seed=0, donate=donate)
     rollouts = algorithm_case(algorithm, model).rollouts
-    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
     state, metrics, _ = learner.step(state, devices.shard(as_numpy(rollouts)))
     return as_numpy(state.trainable), metrics
 
@@ -53,7 +53,7 @@ def test_four_devices_go_on_without_compiling_again():
     learner = Learner(
         algorithm_of("ppo", model), optax.adam(1e-3), UpdateConfig(2, 3, 48), Devices(), seed=0, donate=True
     )
-    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
     rollouts = learner.devices.shard(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
     for _ in range(3):
         state, _, _ = learner.step(state, rollouts)
@@ -85,7 +85,7 @@ def test_a_step_takes_epochs_times_minibatches_updates_and_is_one_version(device
     learner = Learner(
         algorithm_of("grpo", model), optax.adam(1e-3), UpdateConfig(2, 3, 10**6), devices, seed=0, donate=True
     )
-    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
     rollouts = devices.shard(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
     for version in (1, 2):
         state, _, _ = learner.step(state, rollouts)
@@ -102,7 +102,7 @@ def test_every_epoch_spends_every_row_once(devices):
         seen = trainable["policy"][rollouts.tokens[:, 0]]
         return Loss(seen.sum(), jnp.float32(1), {})
 
-    algorithm = Algorithm(lambda key, policy: ({"policy": policy}, {}), lambda *_: {}, loss)
+    algorithm = Algorithm(lambda key, policy, rollouts: ({"policy": policy}, {}), lambda *_: {}, loss)
     learner = Learner(algorithm, optax.sgd(1.0), UpdateConfig(3, 4, 10**6), devices, seed=0, donate=True)
     rollouts = as_numpy(algorithm_case(algorithm_of("grpo", small_model()), small_model()).rollouts)
     numbered = rollouts._replace(tokens=np.tile(np.arange(12, dtype=np.int32)[:, None], 12))
@@ -119,7 +119,7 @@ def test_components_are_clipped_apart(devices):
         algorithm = build({"_target_": "rlbench.algos.ppo.ppo"} | settings, "algo", model)
         optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
         learner = Learner(algorithm, optimizer, UpdateConfig(1, 1, 10**6), devices, seed=0, donate=True)
-        state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+        state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
         state, _, _ = learner.step(state, devices.shard(as_numpy(algorithm_case(algorithm, model).rollouts)))
         return as_numpy(state.trainable["policy"])
 
@@ -131,7 +131,7 @@ def test_bfloat16_parameters_keep_their_type(devices):
     learner = Learner(
         algorithm_of("grpo", model), optax.adam(1e-3), UpdateConfig(1, 1, 24), devices, seed=0, donate=True
     )
-    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)))
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
     rollouts = devices.shard(as_numpy(algorithm_case(learner.algorithm, model).rollouts))
     for _ in range(2):
         state, _, _ = learner.step(state, rollouts)

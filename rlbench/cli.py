@@ -20,13 +20,13 @@ from .help import explain, is_one_line, print_help
 from .hydra_adapter import VERSION_BASE, HydraConfig
 from .interrupts import end_process
 from .multirun import InvalidJob, JobFailed, register
-from .types import Diverged, TooManyFailures
+from .types import Diverged, Stalled, TooManyFailures
 
 log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 IN_FULL = os.environ.get(FULL_ERROR) == "1"  # before main sets it
-FAILED = (Diverged, TooManyFailures, JobFailed)  # errors of a run
+FAILED = (Diverged, Stalled, TooManyFailures, JobFailed)  # errors of a run
 
 
 def job(config: DictConfig) -> float | None:

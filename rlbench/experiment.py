@@ -30,6 +30,7 @@ from .learning.sft import sft
 from .plan import Plan
 from .randomness import key_of
 from .running.schedule import stream
+from .running.stalls import watched
 from .tracking.files import Files
 from .types import Diverged, LearnerState, Params, Phase, Rollouts, Status, Tracker, keep_all
 from .warm_start import Cost, warm_start
@@ -127,11 +128,11 @@ class Experiment:
         self.player.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
         self.buffers = self._buffer_bytes()
         self.ledger = self._ledger(peak, cost)
-        self._report({})
-        steps = stream(self._act, plan.steps, plan.runner.max_staleness, self.stop)
-        with contextlib.closing(steps):
-            while not self.over and (played := self._wait(steps)):
-                self._learn(*played)
+        with watched(self.timeline, plan.runner.watchdog_seconds):
+            self._report({})
+            with contextlib.closing(stream(self._act, plan.steps, plan.runner.max_staleness, self.stop)) as steps:
+                while not self.over and (played := self._wait(steps)):
+                    self._learn(*played)
         if plan.max_flops and not self.over:
             spent = self.ledger.spent()
             log.warning("steps=%d ended the run at %.3g of max_flops=%.3g", plan.steps, spent, plan.max_flops)

@@ -636,6 +636,10 @@ class TooManyFailures(RuntimeError):
     """More completions could not be judged than may; the message is one line."""
 
 
+class Stalled(RuntimeError):
+    """Nothing in a run moves any more; the message is one line and says what its parts wait for."""
+
+
 class Diverged(ArithmeticError):
     """A metric of a learner step is not finite."""
 

@@ -74,7 +74,7 @@ class Timeline:
     def begin(self) -> None:
         """Starts at zero seconds."""
         self._seconds: defaultdict[tuple[Activity, ...], float] = defaultdict(float)  # by what each of ROLES does
-        self._last = self.clock()
+        self._last = self._switched = self.clock()
 
     def switch(self, role: str, doing: Activity) -> Activity:
         """From now on the role does this. Returns what it did before."""
@@ -82,7 +82,16 @@ class Timeline:
         with UNINTERRUPTED, self._lock:
             self._advance()
             before, self._doing[place] = self._doing[place], doing
+            self._switched = self._last
         return before
+
+    def still(self) -> float:
+        """Seconds since a role began to do something else."""
+        return self.clock() - self._switched
+
+    def doing(self, role: str) -> str:
+        """Name of what a role does."""
+        return word(role, self._doing[ROLES.index(role)])
 
     @contextlib.contextmanager
     def during(self, role: str, doing: Activity) -> Iterator[None]:

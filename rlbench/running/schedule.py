@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 
 from ..interrupts import LEFT, PATIENCE, UNINTERRUPTED
-from ..types import Natural
+from ..types import Natural, Positive
 
 T = TypeVar("T")
 
@@ -17,6 +17,7 @@ class Runner(NamedTuple):
     """The lead that acting may have over learning."""
 
     max_staleness: Natural  # learner steps between the policy that samples a batch and the one trained on it
+    watchdog_seconds: Positive  # without anything new, after which the run is ended
 
 
 def stream(

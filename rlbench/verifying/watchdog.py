@@ -24,7 +24,7 @@ SECONDS = struct.Struct("<d")  # follows BEGIN: that one call may take
 TICK = 0.25  # seconds between looks
 SLACK = 1.0  # seconds beyond a call's own
 HURRY = 1.25  # seconds without a sign of life, after Ctrl-C
-PAGES, PAGE = 16, 1 << 18  # of the memory: one a thread that makes calls; bytes of each
+PAGES, PAGE = 128, 1 << 18  # of the memory: one a thread that makes calls; bytes of each
 WORD = 8  # bytes: a page begins with the number of the call at hand, and the length of what calls are about
 
 

@@ -167,7 +167,7 @@ def test_any_algorithm_runs_under_any_runner(rlbench, tmp_path):
 def test_an_experiment_goes_before_the_defaults_and_after_the_command_line(rlbench):
     told = yaml.safe_load((Path(__file__).parents[2] / "conf/experiment/demo.yaml").read_text())
     demo = rlbench("experiment=demo", "algo=async_grpo", "--cfg", "job").stdout
-    assert f"\nsteps: {told['steps']}\n" in demo and f"minibatches: {told['batch']['minibatches']}\n" in demo
+    assert f"\nsteps: {told['steps']}\n" in demo and f"rollouts: {told['batch']['rollouts']}\n" in demo
     assert re.search(r"^steps: 7$", rlbench("experiment=demo", "steps=7", "--cfg", "job").stdout, re.MULTILINE)
 
 

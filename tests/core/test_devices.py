@@ -1,5 +1,7 @@
 """Programs: compiled once a bucket, metered, and lowered for machines that are not here."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,7 @@ def test_a_donated_buffer_is_gone(devices):
 def test_the_meter_sees_live_arrays_and_what_a_program_adds():
     meter = MemoryMeter(jax.devices()[0])
     devices = Devices(jax.devices()[:1], meter.observe)
+    gc.collect()  # arrays of other tests
     before = live_bytes(jax.devices()[0])
     x = devices.replicate(np.zeros((256, 256), np.float32))
     assert live_bytes(jax.devices()[0]) == before + 256 * 256 * 4
@@ -100,7 +103,7 @@ class TestLowering:
             max_grad_norm=1,
         )
         learner = Learner(algorithm, optimizer, UpdateConfig(1, 1, 48), Devices(), seed=0, donate=True)
-        state = jax.eval_shape(learner.init, jax.random.key(0), jax.eval_shape(model.init, jax.random.key(1)))
+        state = jax.eval_shape(learner.init, jax.random.key(0), jax.eval_shape(model.init, jax.random.key(1)), None)
         rollouts = shapes(12, 12)
         scored = state.trainable, state.frozen, rollouts, jnp.int32(0)
         self.lower(algorithm.score, *scored, platform=platform)

@@ -182,7 +182,7 @@ def test_a_batch_of_which_nothing_is_kept_changes_nothing(plan_of, tmp_path):
 def test_the_critics_price_is_what_it_holds(plan_of, tmp_path):
     plan = plan_of("ppo", "algo.critic.width=32")
     ledger = ledger_of(plan, tmp_path)
-    trainable, _ = jax.eval_shape(plan.algorithm.init, jax.random.key(0), plan.model.init(jax.random.key(0)))
+    trainable, _ = plan.algorithm.init(jax.random.key(0), plan.model.init(jax.random.key(0)), None)
     critic, policy = tree_bytes(trainable["critic"]), tree_bytes(trainable["policy"])
     # float32: parameters, as much again of gradients, and Adam's two moments with a count of updates or two.
     price = ledger["memory"]["price"]["critic"]

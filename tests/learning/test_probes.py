@@ -68,9 +68,9 @@ def test_a_run_compiles_each_function_once_a_bucket(tmp_path, cache, runner):
     words = ["steps=6", "evaluation.every=2", "batch.minibatches=2", "batch.epochs=2", f"runner={runner}"]
     for buckets, lengths in (("null", {8}), ("[6]", {6, 8})):
         run, _ = train(tmp_path, cache, "ppo", "DelayedReward", *words, f"batch.buckets={buckets}")
-        sampling = [actor.first for actor in (run.actor, run.evaluator)]
-        sampling += [actor.following for actor in (run.actor, run.evaluator)]
-        assert [program.compilations for program in sampling] == [1, 1, 1, 1]
+        for player in (run.player, run.evaluator):
+            programs = player.read, player.start, player.sample, player.answers
+            assert [program.compilations for program in programs] == [1, 1, 1, 1]
         assert set(run.plan.limits.buckets) == lengths
         assert 1 <= run.learner.update.compilations == run.learner.score.compilations <= len(lengths)
 

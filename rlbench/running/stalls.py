@@ -59,7 +59,7 @@ class Watch:
             return
 
     def parts(self) -> str:
-        """What each thread does, and where."""
+        """The activity of each thread, and its place in the code."""
         frames, threads = sys._current_frames(), {thread.ident: thread.name for thread in threading.enumerate()}
         doing = {"MainThread": self.timeline.doing("learner"), "actor": self.timeline.doing("actor")}
         told = []

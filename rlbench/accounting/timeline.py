@@ -86,8 +86,8 @@ class Timeline:
         return before
 
     def still(self) -> float:
-        """Seconds since a role began to do something else."""
-        return self.clock() - self._switched
+        """Seconds since a role began to do something else; 0 while one compiles, which takes what it takes."""
+        return 0.0 if Activity.COMPILING in self._doing else self.clock() - self._switched
 
     def doing(self, role: str) -> str:
         """Name of what a role does."""

@@ -300,23 +300,21 @@ def test_a_rollout_that_waits_for_its_environment_holds_up_nobody(devices):
 
 
 def test_steps_that_block_are_made_side_by_side(devices):
-    """64 episodes whose steps take 50 ms each: not 3 seconds."""
+    """64 steps, none of which ends before all have begun."""
+    together = threading.Barrier(64, timeout=60)
 
-    class Sleeps(Copy):
+    class Meets(Copy):
         blocking = True
 
         def step(self, state, completion):
-            time.sleep(0.05)
+            together.wait()
             return super().step(state, completion)
 
-    player = player_of(MODEL, Sleeps(), devices)
-    player.play(params(), problems_of(Copy(), 64), 1, first_id=0, version=0)
-    player.account.take()
-    began = time.monotonic()
-    player.play(params(), problems_of(Copy(), 64), 1, first_id=0, version=0)
-    assert time.monotonic() - began < 1
+    player = player_of(MODEL, Meets(), devices)
+    batch = player.play(params(), problems_of(Copy(), 64), 1, first_id=0, version=0)
+    assert Status.INFRASTRUCTURE not in {t.status for t in batch.trajectories}
     judging = player.account.take().verification
-    assert judging.calls == 64 and 0.05 < judging.wall_seconds < 1
+    assert judging.calls == 64 and judging.wall_seconds > 0
 
 
 def test_a_completion_is_judged_when_it_is_finished(devices):
@@ -325,7 +323,7 @@ def test_a_completion_is_judged_when_it_is_finished(devices):
 
     class Watches(Copy):
         def step(self, state, completion):
-            judged.append(threading.active_count() and len(sampling))
+            judged.append(len(sampling))
             return super().step(state, completion)
 
     player, sampling = player_of(MODEL, Watches(), devices, acting=ACTING._replace(slots=1, chunk=1)), []

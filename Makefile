@@ -52,6 +52,7 @@ lint: .venv
 bench: .venv
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python -m benchmarks.batching
+	$(BIN)/python -m benchmarks.asynchrony
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/verify.py
 

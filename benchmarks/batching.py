@@ -123,7 +123,8 @@ def demo(console: Console, pairs: int) -> None:
         state, _, _ = learner.step(state, rollouts)
 
     for index in range(pairs + 3):
-        seeds = range(index * plan.problems, (index + 1) * plan.problems)
+        count = plan.rollouts // group
+        seeds = range(index * count, (index + 1) * count)
         problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
         about: Any = (state.trainable["policy"], problems, group)
         how: Any = {"first_id": index * plan.rollouts, "version": 0}

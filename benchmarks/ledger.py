@@ -24,19 +24,17 @@ from rlbench.accounting.account import Account
 from rlbench.accounting.ledger import Ledger
 from rlbench.accounting.memory import MemoryMeter
 from rlbench.accounting.timeline import Timeline
-from rlbench.acting.collector import Batch
 from rlbench.acting.episode import Episodes
 from rlbench.experiment import Experiment
 from rlbench.plan import make_plan
 
 ENTRIES = [
-    *((Ledger, name) for name in ("sampled", "learned", "row")),
+    *((Ledger, name) for name in ("acted", "judged", "settled", "learned", "row")),
     *((Account, name) for name in ("ran", "passed", "judged", "take")),
     (MemoryMeter, "observe"),
     (Timeline, "switch"),
     (Timeline, "seconds"),
-    (Batch, "tally"),
-    (Episodes, "passes"),
+    *((Episodes, name) for name in ("passes", "tally")),
 ]
 
 
@@ -82,10 +80,10 @@ def measure(algo: str, steps: int, watch: Stopwatch) -> tuple[float, float]:
     class Timed(Experiment):
         last = 0.0
 
-        def _learn(self, *played: Any) -> None:
-            super()._learn(*played)
+        def _learned(self, *about: Any) -> None:
+            super()._learned(*about)
             now, spent = time.perf_counter(), watch.lap()
-            if self.learner_steps > 3:
+            if self.state.version > 3:
                 lengths.append(now - self.last)
                 shares.append(spent / (now - self.last))
             self.last = now

@@ -46,7 +46,8 @@ def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     def step(index: int) -> tuple[float, float]:
         nonlocal state
         start = time.perf_counter()
-        seeds = range(index * plan.problems, (index + 1) * plan.problems)
+        count = plan.rollouts // plan.algorithm.group_size
+        seeds = range(index * count, (index + 1) * count)
         problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
         policy = state.trainable["policy"]
         batch = player.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
@@ -102,7 +103,8 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     def step(index: int) -> tuple[float, float]:
         nonlocal params, opt_state
         start = time.perf_counter()
-        problems = [plan.task.problem(index * plan.problems + i, "train") for i in range(plan.problems)]
+        count = plan.rollouts // group
+        problems = [plan.task.problem(index * count + i, "train") for i in range(count)]
         encoded = [plan.tokenizer.encode(problem.prompt) for problem in problems]
         prompts, lengths = (np.repeat(x, group, axis=0) for x in ragged(encoded, limits.prompt))
         completions = np.asarray(sample(params, prompts, lengths, jax.random.key(index)))

@@ -124,6 +124,11 @@ class Devices:
         """Puts a copy of every array on each device."""
         return jax.device_put(tree, self.everywhere)
 
+    def received(self, tree: Any) -> Any:
+        """Replicated arrays of other devices, copied to these; as they are where they are here."""
+        here = set(self.devices)
+        return tree if all(x.sharding.device_set == here for x in jax.tree.leaves(tree)) else self.replicate(tree)
+
     def run(self, executable: Callable[..., Any], arguments: Sequence[Any], added: int) -> Any:
         """Dispatches a compiled program.
 

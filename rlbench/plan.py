@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +28,9 @@ from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task
 from .verifying.verifier import Verifier, Verifying
 from .warm_start import WarmStart
 
-SPARED = ("workers", "max_failures", "delay_seconds")  # keys of the verifier that no warm start depends on
+# Keys that say where and how long a run goes on, or what is looked at meanwhile.
+ASIDE = ("tracker", "cache", "evaluation", "trials", "runner.replay", "runner.watchdog_seconds")
+SPARED = ("workers", "max_failures", "delay_seconds", "delay_sigma")  # of the verifier: no warm start depends on them
 log = logging.getLogger(__name__)
 
 
@@ -88,12 +91,18 @@ class Plan(NamedTuple):
     warm_start_optimizer: optax.GradientTransformation
     warm_start_content: dict[str, Any]  # everything in the config that determines the warm-started weights
     sources: list[Path]  # files of the plugins that do, too
+    terms: dict[str, Any]  # keys of the config that decide what the run computes
     trackers: list[Tracker]
 
     @property
-    def problems(self) -> int:
-        """Problems in a batch."""
-        return self.rollouts // self.algorithm.group_size
+    def acting_devices(self) -> list[jax.Device]:
+        """Devices that sample."""
+        return chosen(self.devices, self.runner.acting_devices)
+
+    @property
+    def learning_devices(self) -> list[jax.Device]:
+        """Devices that train, and evaluate."""
+        return chosen(self.devices, self.runner.learning_devices)
 
 
 def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] | None = None) -> Plan:
@@ -159,6 +168,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         | {"verifier": without(config["verifier"], *SPARED)},
         sources=[source_file(config[name], name) for name in ("tokenizer", "task", "model")]
         + [source_file(config["warm_start"]["optimizer"], "warm_start.optimizer")],
+        terms=terms_of(config),
         trackers=[build(node, f"tracker.{name}", kind=Tracker) for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)
@@ -174,6 +184,26 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     if plan.sampling != Sampling():
         log.warning("sampling is truncated, recorded log-probabilities are not: the data is off-policy")
     return plan
+
+
+def flat(tree: Any, key: str = "") -> dict[str, Any]:
+    """A config by dotted keys."""
+    if not isinstance(tree, dict):
+        return {key: tree}
+    return {
+        name: leaf for inner, value in tree.items() for name, leaf in flat(value, f"{key}.{inner}".strip(".")).items()
+    }
+
+
+def terms_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a config that decide what a run computes."""
+    aside = *ASIDE, *(f"verifier.{name}" for name in SPARED)
+    return {key: value for key, value in flat(config).items() if not key.startswith(aside)}
+
+
+def chosen(devices: list[jax.Device], places: list[int] | None) -> list[jax.Device]:
+    """Devices at some places; all where none are named."""
+    return devices if places is None else [devices[place] for place in places]
 
 
 def demonstrated(task: Task, warm_start: WarmStart) -> list[tuple[str, str]]:
@@ -220,7 +250,12 @@ def room(task: Task, batch: BatchConfig) -> SequenceLimits:
 
 def check_sizes(plan: Plan) -> None:
     """Holds numbers of rows to what groups, minibatches and devices divide."""
-    devices = len(plan.devices)
+    for side in ("acting_devices", "learning_devices"):
+        places: list[int] | None = getattr(plan.runner, side)
+        if places is not None and (not places or len({*places} & {*range(len(plan.devices))}) != len(places)):
+            what = f"different places among the {len(plan.devices)} devices, which count from 0"
+            raise ConfigError(f"runner.{side}", places, what)
+    devices = math.lcm(len(plan.devices), len(plan.acting_devices), len(plan.learning_devices))
     group, samples = plan.algorithm.group_size, plan.evaluation.samples
     over_devices = f" ({devices} devices)" if devices > 1 else ""
     for key, rows, unit, why in (

@@ -17,9 +17,9 @@ def key_of(seed: int) -> Array:
     return key
 
 
-def words(first: int, count: int) -> np.ndarray:
-    """The numbers from `first` on, below 2^64, as u32[count, 2]: the low word of each, and the high one."""
-    numbers = np.uint64(first) + np.arange(count, dtype=np.uint64)
+def words(numbers: np.ndarray) -> np.ndarray:
+    """Numbers from 0 to 2^63 - 1 as u32[..., 2]: the low word of each, and the high one."""
+    numbers = numbers.astype(np.uint64)
     return np.stack([numbers & np.uint64(WORD), numbers >> np.uint64(32)], axis=-1).astype(np.uint32)
 
 

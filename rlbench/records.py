@@ -215,6 +215,8 @@ Row = open_ended(  # a line of metrics.jsonl
             f"flops/phase/{Phase.EVALUATION}": NotRequired[NonNegative],
             "eval/accuracy": NotRequired[Fraction | None],  # null where no verdict told
             "staleness_mean": NotRequired[float | None],
+            "behaviour/effective_sample_size": NotRequired[float | None],  # of an asynchronous run, like the next
+            "survivorship/length": NotRequired[float | None],
         },
     )
 )

@@ -15,6 +15,7 @@ from rlbench.models.transformer import transformer
 from rlbench.plugins import build, plain
 from rlbench.testing import options
 from rlbench.types import Algorithm, Bounds, Model, Problem, Rollouts, Status, Step
+from rlbench.verifying.delay import AT_ONCE, Delay
 from rlbench.verifying.verifier import Verifier, Verifying
 
 DEMO = ("ppo", "grpo", "async_grpo")  # what the demo trains side by side
@@ -32,6 +33,7 @@ VERIFIER = Verifier(
         step_seconds=60.0,
         max_failures=1.0,
         delay_seconds=0.0,
+        delay_sigma=0.0,
     ),
     environment_workers=64,
 )
@@ -145,7 +147,7 @@ def player_of(
     buckets: tuple[int, ...] = (),
     acting: Acting = ACTING,
     verifier: Verifier = VERIFIER,
-    delay: float = 0.0,
+    delay: Delay = AT_ONCE,
 ) -> Player:
     """A player on the letters' tokenizer."""
     limits, key = limits_of(task, completion, buckets), jax.random.key(7)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlbench.acting.collector import Batch
+from rlbench.acting.collector import Batch, batch_of
 from rlbench.acting.episode import Episodes, ragged
 from rlbench.acting.player import Player
 from rlbench.models.cache import Cache
@@ -42,9 +42,10 @@ class LockStep:
         """Arguments and result as of `Player.play`."""
         task, tokenizer, limits = self.player.task, self.player.tokenizer, self.player.limits
         prompts = ragged([tokenizer.encode(problem.prompt) for _, problem in problems], limits.prompt)
-        episodes = Episodes(problems, prompts, group_size, limits)
-        rows = len(episodes.length)
-        ids, going = words(first_id, rows), np.arange(rows)
+        episodes = Episodes(len(problems), group_size, limits)
+        going = everyone = episodes.open(np.arange(len(problems)), problems, prompts, first_id)
+        episodes.begin(everyone, version)
+        rows, ids = len(everyone), words(episodes.ids)
         limit = np.full(rows, limits.completion, np.int32) if limit is None else limit
         outputs, cache = self.begin(params, *prompts, group_size, limits.episode)
         while len(going):
@@ -53,7 +54,7 @@ class LockStep:
             cache, *said = self.sample(params, cache, outputs, self.player.key, ids, room, limits.completion)
             tokens, logp, count = map(np.asarray, said)
             there = np.arange(tokens.shape[1]) < count[:, None]
-            episodes.sampled(going, tokens[going], logp[going], there[going])
+            episodes.sampled(going, tokens[going], logp[going], there[going], version)
             texts = episodes.complete(going, tokenizer)
             states = [episodes.states[row] for row in going]
             steps, _ = self.player.verifier.judge(task, list(zip(states, texts, strict=True)))
@@ -63,7 +64,7 @@ class LockStep:
             going = np.flatnonzero([bool(text) for text in reads])
             if len(going):
                 outputs, cache = self.read(params, cache, *ragged(reads, 1 + limits.observation))
-        return Batch(episodes.rollouts(version), episodes.trajectories(), np.arange(rows))
+        return batch_of(episodes, everyone)
 
 
 def begin(model: Model, params: Params, prompts: Array, length: Array, copies: int, slots: int) -> Any:

@@ -19,10 +19,15 @@ class Pass(NamedTuple):
     phase: str
     slots: int  # token positions computed, padding too
     fed: np.ndarray  # i64[sequences]  of them, the real tokens of each sequence
-    before: np.ndarray | int  # tokens of each that were in the cache before
+    seen: np.ndarray  # i64[sequences]  tokens that these attend to, themselves included, added up: `attended`
     read: np.ndarray | int  # positions of each whose outputs were used
     copies: int = 1  # rows that share a sequence
     times: int = 1  # the same sequences went through
+
+
+def attended(fed: np.ndarray, before: np.ndarray | int = 0) -> np.ndarray:
+    """Tokens that `fed` tokens after `before` others attend to, added up."""
+    return fed * (2 * before + fed + 1) // 2
 
 
 class Verification(NamedTuple):

@@ -1,7 +1,6 @@
 """The ledger of a run: where every FLOP, byte, second and rollout went. docs/ledger.md defines each number."""
 
 import contextlib
-import itertools
 import math
 import threading
 from collections import Counter, defaultdict
@@ -13,10 +12,11 @@ import numpy as np
 
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
-from .account import NOTHING, Pass, Spent, Verification
+from .account import NOTHING, Pass, Spent, Verification, attended
 from .flops import Flops
+from .in_flight import InFlight
 from .peaks import Peak
-from .reconcile import agree, check, fits
+from .reconcile import DoesNotReconcile, check, fits
 from .tally import Tally
 from .timeline import IDLE, DeviceState, Timeline
 from .useful import useful_flops
@@ -50,7 +50,7 @@ class Totals:
     verification: Verification = NOTHING
     evaluating: Verification = NOTHING
     evaluation_seconds: float = 0.0
-    flying: dict[int, list[tuple[Tally, Spent]]] = field(default_factory=dict)  # rounds of batches without a fate yet
+    in_flight: InFlight = field(default_factory=lambda: InFlight.blank(np.zeros(0, np.int64)))
 
     def spend(self, flops: Flops, useful: Flops) -> None:
         self.executed.update(flops)
@@ -63,38 +63,47 @@ class Totals:
                 total[phase, name] += operations
         self.overhead += flops.total()
 
-    def settle(self, tally: Tally, fates: Mapping[Fate, np.ndarray], acted: Spent) -> None:
-        """Enters rollouts under their fates, and what sampling them took."""
-        self.charge(fates, acted.flops, acted.passes)
-        for fate, mine in fates.items():
-            self.rollouts[fate] += int(mine.sum())
-            self.tokens[fate] += int(tally.tokens[mine].sum())
+    def charge(self, rows: int, flops: Flops, passes: Sequence[Pass]) -> tuple[np.ndarray, np.ndarray]:
+        """Splits operations over the rows that went through, a phase's evenly over its slots; the rest is padding.
 
-    def charge(self, fates: Mapping[Fate, np.ndarray], flops: Flops, passes: Sequence[Pass]) -> None:
-        """Charges operations to the fates of the rows that went through, a phase's evenly over its slots."""
+        Returns operations f64[rows], and tokens i64[rows] that went through.
+        """
         slots: Counter[str] = Counter()
-        fed: defaultdict[str, defaultdict[Fate, float]] = defaultdict(lambda: defaultdict(float))
+        fed: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros(rows))
+        through = np.zeros(rows, np.int64)
         for one in passes:
             slots[one.phase] += one.slots
-            rows = np.repeat(one.fed / one.copies, one.copies)
-            for fate, mine in fates.items():
-                fed[one.phase][fate] += float(rows[mine].sum())
+            fed[one.phase] += np.repeat(one.fed / one.copies, one.copies)
+            through += np.repeat(one.fed, one.copies)
+        charged = np.zeros(rows)
         for (phase, _), operations in flops.items():
             if phase in OVERHEAD:
                 self.overhead += operations
                 continue
             within = Phase.FORWARD if phase == Phase.BACKWARD else phase
-            a_slot = operations / max(slots[within], 1)  # where nothing went through, all is padding
-            self.padding += operations - a_slot * sum(fed[within].values())
-            for fate, count in fed[within].items():
-                self.by_fate[fate] += a_slot * count
+            own = fed[within] * (operations / max(slots[within], 1))  # where nothing went through, all is padding
+            self.padding += operations - own.sum()
+            charged += own
+        return charged, through
+
+    def settle(self, ids: np.ndarray, otherwise: Fate, teaches: np.ndarray | None = None) -> dict[Fate, np.ndarray]:
+        """Gives rollouts that are over their fates, and each fate what sampling them took. Returns the rows of each."""
+        places = self.in_flight.places(ids)
+        tally, flops = self.in_flight.tally.take(places), self.in_flight.flops[places]
+        fates = tally.fates(otherwise, teaches)
+        for fate, mine in fates.items():
+            self.by_fate[fate] += float(flops[mine].sum())
+            self.rollouts[fate] += int(mine.sum())
+            self.tokens[fate] += int(tally.tokens[mine].sum())
+        self.in_flight = self.in_flight.without(places)
+        return fates
 
 
 class Ledger:
-    """Adds up a run. A rollout is entered when it was sampled and gets its fate when it is settled.
+    """Adds up a run. Work is charged to rollouts by their ids, as it happens; each has its fate when that is known.
 
-    `sampled` is called from the actor's thread, everything else from the learner's. Ctrl-C waits for
-    the end of an entry, so that a run that is interrupted still reconciles.
+    `acted`, `judged` and `settled` are called from the actor's thread, everything else from the learner's. Ctrl-C
+    waits for the end of an entry, so that a run that is interrupted still reconciles.
 
     Args:
       sizes: of the networks, by component, for useful FLOPs.
@@ -110,56 +119,77 @@ class Ledger:
         self._ended = False
         self._lock = threading.Lock()
 
-    def sampled(self, index: int, tally: Tally, spent: Spent) -> None:
-        """A round of batch number `index` was sampled and judged; most batches have one.
+    def acted(self, ids: np.ndarray, spent: Spent) -> None:
+        """Rollouts were played for a while, whatever became of them so far.
 
-        Raises:
-          DoesNotReconcile: the tokens that went through the network are not those of the trajectories.
+        Args:
+          ids: i64[n], ascending: those that the rows of all passes are of.
         """
-        through = sum(int(one.fed.sum()) * one.copies for one in spent.passes)
-        agree("tokens sampled: through the network, in the trajectories", through, (tally.tokens - 1).sum())
         fits(spent.passes)
         with self._entry() as totals:
             if self._ended:
                 return
-            totals.flying.setdefault(index, []).append((tally, spent))
+            totals.in_flight = totals.in_flight.including(ids)
+            places = totals.in_flight.places(ids)
+            charged, through = totals.charge(len(ids), spent.flops, spent.passes)
+            totals.in_flight.flops[places] += charged
+            totals.in_flight.fed[places] += through
             totals.spend(spent.flops, useful_flops(spent.passes, self.sizes, spent.flops))
             totals.verification = totals.verification.plus(spent.verification)
+
+    def judged(self, ids: np.ndarray, tally: Tally, problems: int, *, whole: bool = True) -> None:
+        """Rollouts are over.
+
+        Args:
+          problems: that they are attempts at.
+          whole: False of rollouts that were given up before they were over.
+
+        Raises:
+          DoesNotReconcile: the tokens that went through the network are not those of the trajectories.
+        """
+        with self._entry() as totals:
+            if self._ended:
+                return
+            totals.in_flight = totals.in_flight.including(ids)
+            places = totals.in_flight.places(ids)
+            fed = totals.in_flight.fed[places]
+            if whole and not np.array_equal(fed, tally.tokens - 1):  # the last token goes through no network
+                entry = "tokens sampled: through the network, in the trajectories"
+                raise DoesNotReconcile(entry, fed.sum(), (tally.tokens - 1).sum())
+            totals.in_flight.enter(places, tally)
             totals.generated.update(
-                problems=tally.problems,
-                rollouts=len(tally.tokens),
+                problems=problems,
+                rollouts=len(ids),
                 prompt=int(tally.prompt.sum()),
                 completion=int(tally.completion.sum()),
                 environment=int(tally.environment.sum()),
             )
             totals.attributes.update(truncated=int(tally.truncated.sum()), timed_out=int(tally.timed_out.sum()))
 
-    def learned(
-        self, index: int, rows: np.ndarray, teaches: np.ndarray, length: int, epochs: int, spent: Spent
-    ) -> None:
-        """A learner step on the batch is done.
+    def settled(self, ids: np.ndarray, fate: Fate) -> None:
+        """Rollouts that are over have this fate, and are not trained on."""
+        with self._entry() as totals:
+            if not self._ended:
+                totals.settle(ids, fate)
+
+    def learned(self, ids: np.ndarray, teaches: np.ndarray, length: int, epochs: int, spent: Spent) -> None:
+        """A learner step on a batch is done.
 
         Args:
-          rows: i64[B], where each of its rows stands among the rollouts of its rounds; -1 is padding.
+          ids: i64[B] of its rows; -1 is padding.
           teaches: bool[B], where the advantage is not zero at every token.
           length: T, to which its rows were padded.
         """
-        rounds = self.totals.flying[index]
-        whole = Tally.joined([tally for tally, _ in rounds])
-        learned = whole.take(rows)
-        chosen, taught = np.zeros((2, len(whole.tokens)), bool)
-        chosen[rows[rows >= 0]] = True
-        taught[rows[(rows >= 0) & teaches]] = True
-        passes = learning_passes(learned, length, epochs)
-        fits(passes)
+        there = ids >= 0
+        rows = np.full(len(ids), -1)
         with self._entry() as totals:
-            del totals.flying[index]
+            rows[there] = totals.in_flight.places(ids[there])
+            passes = learning_passes(totals.in_flight.tally.take(rows), length, epochs)
+            fits(passes)
             totals.spend(spent.flops, useful_flops(passes, self.sizes, spent.flops))
-            totals.charge(learned.fates(rows >= 0, teaches), spent.flops, passes)
-            first = 0
-            for tally, acted in rounds:
-                mine = slice(first, first := first + len(tally.tokens))
-                totals.settle(tally, tally.fates(chosen[mine], taught[mine]), acted)
+            charged, _ = totals.charge(len(ids), spent.flops, passes)
+            for fate, mine in totals.settle(ids[there], Fate.TRAINED, teaches[there]).items():
+                totals.by_fate[fate] += float(charged[there][mine].sum())
 
     def warmed(self, executed: Mapping[str, float], useful: Mapping[str, float]) -> None:
         """Charges the warm start, by component, in whichever run it was made."""
@@ -178,13 +208,12 @@ class Ledger:
             totals.evaluation_seconds += seconds
 
     def end(self) -> None:
-        """Nothing more is entered. Batches that were sampled and never trained on are stale."""
+        """Nothing more is entered. Rollouts that were sampled and never trained on are stale."""
         with self._entry() as totals:
             self._ended = True
-            for tally, acted in itertools.chain.from_iterable(totals.flying.values()):
-                fates = {Fate.INFRASTRUCTURE: tally.broke, Fate.STALE: ~tally.broke}
-                totals.settle(tally, fates, acted)
-            totals.flying.clear()
+            totals.settle(totals.in_flight.ids[totals.in_flight.judged], Fate.STALE)
+            totals.by_fate[Fate.STALE] += float(totals.in_flight.flops.sum())  # of rollouts that were cut off
+            totals.in_flight = InFlight.blank(np.zeros(0, np.int64))
 
     @contextlib.contextmanager
     def _entry(self) -> Iterator[Totals]:
@@ -204,7 +233,7 @@ class Ledger:
 
     @staticmethod
     def _counts(totals: Totals) -> dict[str, Any]:
-        flying = list(itertools.chain.from_iterable(totals.flying.values()))
+        flying = totals.in_flight
         executed, useful = margins(totals.executed), margins(totals.useful)
         return {
             "executed": executed
@@ -213,7 +242,7 @@ class Ledger:
                 "by_fate": {fate.value: totals.by_fate[fate] for fate in Fate},
                 "padding": totals.padding,
                 "overhead": totals.overhead,
-                "in_flight": float(sum(spent.flops.total() for _, spent in flying)),
+                "in_flight": float(flying.flops.sum()),
                 "total": float(totals.executed.total()),
             },
             "useful": useful | {"total": float(totals.useful.total())},
@@ -221,13 +250,13 @@ class Ledger:
                 "problems": totals.generated["problems"],
                 "generated": totals.generated["rollouts"],
                 "by_fate": {fate.value: totals.rollouts[fate] for fate in Fate},
-                "in_flight": sum(len(tally.tokens) for tally, _ in flying),
+                "in_flight": int(flying.judged.sum()),
                 "attributes": {name: totals.attributes[name] for name in ("truncated", "timed_out")},
             },
             "tokens": {
                 "by_kind": {kind: totals.generated[kind] for kind in ("prompt", "completion", "environment")},
                 "by_fate": {fate.value: totals.tokens[fate] for fate in Fate},
-                "in_flight": sum(int(tally.tokens.sum()) for tally, _ in flying),
+                "in_flight": int(flying.tally.tokens[flying.judged].sum()),
             },
         }
 
@@ -341,7 +370,8 @@ def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
     """Passes through a network when a batch, padded to rows of T = length, is scored and trained on."""
     slots, fed = len(tally.tokens) * (length - 1), np.maximum(tally.tokens - 1, 0)  # outputs at t - 1 judge token t
     read = np.where(tally.broke, 0, tally.completion)
-    return [Pass(Phase.SCORE, slots, fed, 0, read), Pass(Phase.FORWARD, slots, fed, 0, read, 1, epochs)]
+    seen = attended(fed)
+    return [Pass(Phase.SCORE, slots, fed, seen, read), Pass(Phase.FORWARD, slots, fed, seen, read, 1, epochs)]
 
 
 def margins(flops: Flops) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ class Activity(StrEnum):
 
     COMPUTING = "computing"  # from a program's dispatch until its result is here
     VERIFYING = "verifying"  # waiting for the task's verdicts
+    DRAINING = "draining"  # the same, while new weights wait for it
     EVALUATING = "evaluating"  # computing, for an evaluation
     COMPILING = "compiling"
     HOST = "host"  # Python: tokens to text and back, packing, logging
@@ -29,6 +30,7 @@ class DeviceState(StrEnum):
     LEARNER = "learner_only"
     EVALUATION = "evaluation_only"
     VERIFICATION = "waiting_for_verification"
+    DRAIN = "waiting_for_drain"
     COMPILATION = "waiting_for_compilation"
     HOST = "waiting_for_host"
     ROLLOUTS = "waiting_for_rollouts"
@@ -48,6 +50,7 @@ def device_state(actor: Activity, learner: Activity) -> DeviceState:
         return DeviceState.BOTH if acts and trains else DeviceState.ACTOR if acts else alone
     for doing, state in (
         (Activity.VERIFYING, DeviceState.VERIFICATION),
+        (Activity.DRAINING, DeviceState.DRAIN),
         (Activity.COMPILING, DeviceState.COMPILATION),
         (Activity.HOST, DeviceState.HOST),
     ):

@@ -26,7 +26,7 @@ def useful_flops(passes: Iterable[Pass], sizes: Mapping[str, Size], ran: Flops) 
     flops: Flops = Counter()
     for one in passes:
         tokens, read = int(one.fed.sum()), int(np.sum(one.read))
-        seen = int((one.fed * (2 * one.before + one.fed + 1)).sum()) // 2
+        seen = int(one.seen.sum())
         for name, size in sizes.items():
             if (one.phase, name) not in ran:
                 continue

@@ -8,7 +8,7 @@ from ..contract.task import solution_of
 from ..types import Problem, Task, Tokenizer
 from ..verifying.steps import own
 from ..verifying.verifier import Verifier
-from .collector import Batch
+from .collector import Batch, batch_of
 from .episode import Episodes, SequenceLimits, ragged
 
 
@@ -24,8 +24,9 @@ def demonstrations(
     A completion after which nothing can follow is not judged: what is learned is the completion, not its reward.
     """
     prompts = ragged([tokenizer.encode(problem.prompt) for _, problem in problems], limits.prompt)
-    episodes = Episodes(problems, prompts, 1, limits)
-    going = list(range(len(problems)))
+    episodes, rows = Episodes(len(problems), 1, limits), np.arange(len(problems))
+    episodes.open(rows, problems, prompts, first_id=0)
+    going = rows.tolist()
     for turn in range(limits.turns):
         said = [(episodes.states[row], solution_of(task, own(episodes.states[row]))) for row in going]
         for row, (_, completion) in zip(going, said, strict=True):
@@ -34,4 +35,4 @@ def demonstrations(
             break
         steps, _ = verifier.judge(task, said)
         going = [row for row, step in zip(going, steps, strict=True) if episodes.observe(row, step, tokenizer)]
-    return Batch(episodes.rollouts(version=0), episodes.trajectories(), np.arange(len(problems)))
+    return batch_of(episodes, rows)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..accounting.account import Account
+from ..accounting.account import Account, Pass
 from ..accounting.memory import tree_bytes
 from ..accounting.timeline import Activity
 from ..devices import CompiledFunction, Devices
@@ -20,11 +20,25 @@ from ..interrupts import Stopped, patiently
 from ..models.tokenizers import PAD
 from ..randomness import words
 from ..types import Array, Count, Model, Params, Phase, Problem, Step, Task, Tokenizer
+from ..verifying.delay import AT_ONCE, Delay
 from ..verifying.environment import Environment
 from ..verifying.verifier import Verifier
-from .collector import Batch
+from .collector import Batch, batch_of
 from .episode import Episodes, SequenceLimits, ragged
-from .slots import Admission, Chunk, Observation, Prompts, Sampling, Slots, admit, answer, decode, idle, read_prompts
+from .slots import (
+    Admission,
+    Chunk,
+    Observation,
+    Prompts,
+    Sampling,
+    Slots,
+    admit,
+    answer,
+    decode,
+    idle,
+    read_prompts,
+    reread,
+)
 
 READERS = 4  # a quarter of the rows can read an answer at once
 
@@ -52,7 +66,7 @@ class Player:
       verifier: judges the completions.
       key: with a rollout's id and a token's position, all that its randomness depends on.
       account: told of what the programs and the task cost.
-      delay: seconds that the task takes longer for every completion.
+      delay: by which the task takes longer for every completion.
       stop: set when nobody wants what is being played any more; then `play` ends with Stopped.
     """
 
@@ -68,7 +82,7 @@ class Player:
         verifier: Verifier,
         acting: Acting,
         account: Account | None = None,
-        delay: float = 0.0,
+        delay: Delay = AT_ONCE,
         stop: threading.Event | None = None,
     ):
         self.account = account or Account()
@@ -95,11 +109,16 @@ class Player:
             (policy,) = networks.values()
             return decode(model, policy, slots, key, sampling, steps)
 
+        def again(networks: Params, slots: Slots, tokens: Array, length: Array) -> Slots:
+            (policy,) = networks.values()
+            return reread(model, policy, slots, tokens, length)
+
         self.idle = jax.jit(partial(idle, model, slots=limits.episode), static_argnums=0, out_shardings=devices.rows)
         settings: dict[str, Any] = {"phase": Phase.DECODE, "account": self.account}
         self.read = CompiledFunction(devices, read, networks=(0,), **settings)
         self.start = CompiledFunction(devices, start, (0,), **settings)
         self.answers = CompiledFunction(devices, answers, (1,), networks=(0,), **settings)
+        self.again = CompiledFunction(devices, again, (1,), networks=(0,), **settings)
         self.sample = CompiledFunction(
             devices, sample, (1,), networks=(0,), iterations=lambda result: result[1].steps, **settings
         )
@@ -127,100 +146,196 @@ class Player:
         greedy: Sequence[bool] = (),
         limit: np.ndarray | None = None,
     ) -> Batch:
-        """Plays every (seed, problem) group_size times. Rollout ids count up from first_id.
+        """Plays every (seed, problem) group_size times, to the end. Rollout ids count up from first_id.
 
         Args:
           greedy: for each attempt of a group, whether it takes the most probable token; by default none does.
           limit: for each rollout, the most tokens of a completion; by default what there is room for.
         """
-        prompts = ragged([self.tokenizer.encode(problem.prompt) for _, problem in problems], self.limits.prompt)
-        episodes = Episodes(problems, prompts, group_size, self.limits)
+        episodes = Episodes(len(problems), group_size, self.limits)
+        groups = np.arange(len(problems))
         with self.verifier.environment(self.task, self.delay, self.stop) as environment:
-            play = Play(self, params, episodes, prompts, environment, words(first_id, len(episodes.length)))
+            play = Play(self, params, version, episodes, environment, self.rows(len(episodes.ids), group_size))
+            rows = play.ask(groups, problems, first_id)
             if greedy:
                 play.greedy = np.tile(np.array(greedy), len(problems))
             if limit is not None:
                 play.limit = limit
-            play.to_the_end()
+            while not play.idle:
+                play.advance()
+                play.take(wait=not play.samples.any())
         self.kept[play.rows.slots] = play.slots
         self.account.judged(environment.spent())
-        for one in episodes.passes(play.read, play.decoded):
+        for one in play.passes(groups):
             self.account.passed(one)
-        return Batch(episodes.rollouts(version), episodes.trajectories(), np.arange(len(episodes.length)))
+        return batch_of(episodes, rows)
 
 
 class Play:
-    """One play: which rollout has which row, and what each row does next."""
+    """Rollouts under way: which of them has which row of the device, and what each row does next.
+
+    Args:
+      params: that sample, of this version.
+      rows: shapes.
+    """
 
     def __init__(
-        self,
-        player: Player,
-        params: Params,
-        episodes: Episodes,
-        prompts: tuple[np.ndarray, np.ndarray],
-        environment: Environment,
-        ids: np.ndarray,
+        self, player: Player, params: Params, version: int, episodes: Episodes, environment: Environment, rows: Rows
     ):
-        self.player, self.networks = player, {player.network: params}
-        self.episodes, self.environment = episodes, environment
-        self.count, self.group_size = len(episodes.length), episodes.group_size
-        self.rows = player.rows(self.count, self.group_size)
-        self.prompts, self.ids = prompts, ids
-        self.greedy = np.zeros(self.count, bool)
-        self.limit = np.full(self.count, player.limits.completion, np.int32)
-        self.at = np.full(self.rows.slots, -1)  # the rollout that each row has
-        self.samples = np.zeros(self.rows.slots, bool)  # rows whose completion goes on
-        self.begun = 0  # rollouts that have or had a row
-        self.first_prompt = self.after_prompts = 0  # of the prompts that were read last
-        self.unread: list[tuple[int, list[int]]] = []  # rows, and what they read next
+        self.player, self.episodes, self.environment, self.rows = player, episodes, environment, rows
+        self.networks, self.version = {player.network: params}, version
+        self.newest = version  # of the weights that there are
+        capacity, slots = len(episodes.ids), rows.slots
+        self.greedy = np.zeros(capacity, bool)
+        self.limit = np.full(capacity, player.limits.completion, np.int32)
+        self.at = np.full(slots, -1)  # the rollout that each row has
+        self.row_of = np.full(capacity, -1)  # the row that each rollout has
+        self.samples = np.zeros(slots, bool)  # rows whose completion goes on
+        self.queue = np.zeros(0, np.int64)  # rollouts that wait for a row, in the order of their ids
+        self.judging: dict[int, int] = {}  # rollouts that wait for the environment, by id
+        self.unread: list[tuple[int, list[int]]] = []  # rollouts, and what they read next
+        self.prompt_at = np.full(capacity // episodes.group_size, -1)  # where each group's prompt was read
         self.read = self.decoded = 0  # token positions computed
         self.shared: Prompts
-        rows = self.rows.slots
-        self.slots: Slots = player.kept.pop(rows) if rows in player.kept else player.idle(rows)
+        self.slots: Slots = player.kept.pop(slots) if slots in player.kept else player.idle(slots)
         if player.limits.turns > 1:  # now, though nobody has answered yet
             player.answers.prepare(self.networks, self.slots, player.key, self._observation([]))
 
-    def to_the_end(self) -> None:
-        """Plays all of it."""
-        while True:
-            if self.player.stop.is_set():
-                raise Stopped
+    @property
+    def idle(self) -> bool:
+        """True if nothing is under way and nothing waits."""
+        return not (len(self.queue) or self.samples.any() or self.unread or self.judging)
+
+    @property
+    def drained(self) -> bool:
+        """True if no row has an episode."""
+        return not (self.at >= 0).any()
+
+    def ask(self, groups: np.ndarray, problems: Sequence[tuple[int, Problem]], first_id: int) -> np.ndarray:
+        """Has attempts at problems played, in free places. Returns these."""
+        tokenizer, limits = self.player.tokenizer, self.player.limits
+        prompts = ragged([tokenizer.encode(problem.prompt) for _, problem in problems], limits.prompt)
+        rows = self.episodes.open(groups, problems, prompts, first_id)
+        self.prompt_at[groups] = -1
+        self.queue = np.concatenate([self.queue, rows])
+        return rows
+
+    def swap(self, params: Params, version: int) -> None:
+        """Goes on with other weights. Rows keep what the ones before have read; prompts that are shared do not."""
+        self.networks, self.version = {self.player.network: params}, version
+        self.prompt_at[:] = -1
+
+    def reread(self) -> None:
+        """Has rows read their text again, as far as it was read."""
+        episodes, mine = self.episodes, np.maximum(self.at, 0)
+        length = np.maximum(episodes.length - 1, 0)  # nobody has read the last token
+        for rollout, text in self.unread:
+            length[rollout] = episodes.length[rollout] - len(text)
+        length = np.where(self.at >= 0, length[mine], 0).astype(np.int32)
+        tokens = np.where(self.at[:, None] >= 0, episodes.tokens[mine], PAD)
+        self.read += tokens.size
+        with self.player.account.during(Activity.COMPUTING):
+            text = self.player.devices.shard((tokens, length))
+            self.slots = self.player.again(self.networks, self.slots, *text)
+
+    def prepare_reread(self) -> None:
+        """Has the program of `reread` compiled now."""
+        nothing = np.full((self.rows.slots, self.player.limits.episode), PAD, np.int32)
+        text = self.player.devices.shard((nothing, np.zeros(self.rows.slots, np.int32)))
+        self.player.again.prepare(self.networks, self.slots, *text)
+
+    def advance(self, admits: bool = True) -> None:
+        """Starts rollouts where there are free rows, has rows read their answers, and samples some tokens in each.
+
+        Args:
+          admits: whether rollouts are started.
+        """
+        if self.player.stop.is_set():
+            raise Stopped
+        if admits:
             self._admit()
-            self._answer()
-            if self.samples.any():
-                self._sample()
-            elif not self.environment.waiting:
-                return
-            self._observe(wait=not self.samples.any())
+        self._answer()
+        if self.samples.any():
+            self._sample()
+
+    def take(self, wait: bool) -> np.ndarray:
+        """Takes the environment's answers that are there. Returns the ids of their rollouts.
+
+        Args:
+          wait: until there is one.
+        """
+        with self.player.account.during(Activity.VERIFYING):
+            steps: list[tuple[int, Step]] = self.environment.take(wait)
+        return self.observe(steps)
+
+    def observe(self, steps: Sequence[tuple[int, Step]]) -> np.ndarray:
+        """Takes answers of the environment, by rollouts' ids. Returns the ids of rollouts that are still wanted."""
+        episodes = self.episodes
+        steps = sorted(((one, step) for one, step in steps if one in self.judging), key=lambda answer: answer[0])
+        self.player.verifier.tolerate([step for _, step in steps])
+        for one, step in steps:
+            rollout = self.judging.pop(one)
+            if text := episodes.observe(rollout, step, self.player.tokenizer):
+                self.unread.append((rollout, text))
+            else:
+                self._free(np.array([rollout]))
+        return np.array([one for one, _ in steps], np.int64)
+
+    def drop(self, rollouts: np.ndarray) -> None:
+        """Gives up rollouts, wherever they are."""
+        for one in self.episodes.ids[rollouts].tolist():
+            self.judging.pop(one, None)
+        gone = set(rollouts.tolist())
+        self.unread = [answer for answer in self.unread if answer[0] not in gone]
+        self.queue = self.queue[~np.isin(self.queue, rollouts)]
+        self._free(rollouts)
+
+    def _free(self, rollouts: np.ndarray) -> None:
+        """Takes the rows of rollouts, if they have some."""
+        rows = self.row_of[rollouts]
+        rows = rows[rows >= 0]
+        self.at[rows], self.samples[rows], self.row_of[rollouts] = -1, False, -1
+
+    def passes(self, groups: np.ndarray) -> list[Pass]:
+        """Passes through the network since this was asked last, all of them for these groups."""
+        passes = self.episodes.passes(groups, self.read, self.decoded)
+        self.read = self.decoded = 0
+        return passes
 
     def _admit(self) -> None:
         """Gives free rows to the next rollouts, in the order of their ids."""
-        player, slots, group = self.player, self.rows.slots, self.group_size
-        while self.begun < self.count and len(free := np.flatnonzero(self.at < 0)):
-            if self.begun // group >= self.after_prompts:
+        player, slots, group = self.player, self.rows.slots, self.episodes.group_size
+        while len(self.queue) and len(free := np.flatnonzero(self.at < 0)):
+            if self.prompt_at[self.queue[0] // group] < 0:
                 self._read_prompts()
-            mine = np.arange(self.begun, min(self.begun + len(free), self.count, self.after_prompts * group))
+            mine = self.queue[: len(free)]
+            unread = self.prompt_at[mine // group] < 0
+            mine = mine[: unread.argmax()] if unread.any() else mine
+            self.queue = self.queue[len(mine) :]
             rows = free[: len(mine)]
-            self.at[rows], self.samples[rows] = mine, True
-            self.begun += len(mine)
+            self.at[rows], self.samples[rows], self.row_of[mine] = mine, True, rows
+            self.episodes.begin(mine, self.version)
             source = np.full(slots, -1, np.int32)
-            source[rows] = mine // group - self.first_prompt
+            source[rows] = self.prompt_at[mine // group]
             which = np.maximum(self.at, 0)
-            admission = Admission(source, self.ids[which], self.greedy[which], self.limit[which])
+            admission = Admission(source, words(self.episodes.ids[which]), self.greedy[which], self.limit[which])
             with player.account.during(Activity.COMPUTING):
                 admission = player.devices.shard(admission)
                 self.slots = player.start(self.slots, self.shared, player.key, admission)
 
     def _read_prompts(self) -> None:
         """Has the next prompts read, as many as go at once."""
-        tokens, length = self.prompts
-        self.first_prompt = self.begun // self.group_size
-        self.after_prompts = min(self.first_prompt + self.rows.prompts, len(length))
-        mine = slice(self.first_prompt, self.after_prompts)
-        missing = self.rows.prompts - len(length[mine])
-        tokens = np.pad(tokens[mine], ((0, missing), (0, 0)), constant_values=PAD)
-        length = np.pad(length[mine], (0, missing), constant_values=1)
+        episodes, size = self.episodes, self.rows.prompts
+        group = self.queue // episodes.group_size
+        mine = group[np.append(True, group[1:] != group[:-1])][:size]
+        self.prompt_at[:] = -1
+        self.prompt_at[mine] = np.arange(len(mine))
+        heads, missing = mine * episodes.group_size, size - len(mine)
+        prompts = episodes.tokens[heads, : self.player.limits.prompt]
+        tokens = np.pad(prompts, ((0, missing), (0, 0)), constant_values=PAD)
+        length = np.pad(episodes.prompt_length[heads].astype(np.int32), (0, missing), constant_values=1)
         self.read += tokens.size
+        episodes.prompts_read(mine)
         with self.player.account.during(Activity.COMPUTING):
             self.shared = self.player.read(self.networks, *self.player.devices.shard((tokens, length)))
 
@@ -229,23 +344,26 @@ class Play:
         player, size = self.player, self.rows.readers
         while self.unread:
             now, self.unread = self.unread[:size], self.unread[size:]
-            self.samples[[row for row, _ in now]] = True
+            rollouts = np.array([rollout for rollout, _ in now])
+            self.samples[self.row_of[rollouts]] = True
+            self.episodes.answers_read(rollouts, np.array([len(text) for _, text in now]))
             observation = self._observation(now)
             self.read += observation.tokens.size
             with player.account.during(Activity.COMPUTING):
                 self.slots = player.answers(self.networks, self.slots, player.key, observation)
 
     def _observation(self, answers: Sequence[tuple[int, list[int]]]) -> Observation:
-        """Answers to rows, as many at most as are read at once."""
+        """Answers to rollouts, as many at most as are read at once."""
         limits, size = self.player.limits, self.rows.readers
-        rows = np.array([row for row, _ in answers], np.int32)
+        rollouts = np.array([rollout for rollout, _ in answers], np.int64)
+        rows = self.row_of[rollouts].astype(np.int32)
         tokens, length = ragged([text for _, text in answers], 1 + limits.observation)
         missing = size - len(rows)
         observation = Observation(
             np.pad(rows, (0, missing), constant_values=self.rows.slots),  # rows that do not exist
             np.pad(tokens, ((0, missing), (0, 0))),
             np.pad(length, (0, missing)),
-            np.pad(self.limit[self.at[rows]], (0, missing)),
+            np.pad(self.limit[rollouts], (0, missing)),
         )
         return self.player.devices.shard(observation)
 
@@ -257,29 +375,19 @@ class Play:
             chunk = patiently(jax.device_get, chunk)
         self.decoded += self.rows.slots * int(chunk.steps)
         going = np.flatnonzero(self.samples)
-        mine = self.at[going]
-        episodes.sampled(mine, chunk.tokens[going], chunk.logp[going], chunk.sampled[going])
+        sampled = chunk.tokens[going], chunk.logp[going], chunk.sampled[going]
+        episodes.sampled(self.at[going], *sampled, self.version, self.newest - self.version)
         self.samples &= chunk.open
         ended = going[~chunk.open[going]]
         if len(ended):
-            texts = episodes.complete(self.at[ended], player.tokenizer)
-            said = [(episodes.states[one], text) for one, text in zip(self.at[ended], texts, strict=True)]
+            rollouts = self.at[ended]
+            texts = episodes.complete(rollouts, player.tokenizer)
+            said = [(episodes.states[one], text) for one, text in zip(rollouts, texts, strict=True)]
+            ids = episodes.ids[rollouts].tolist()
+            self.judging.update(zip(ids, rollouts.tolist(), strict=True))
+            self._free(rollouts[episodes.turn[rollouts] == player.limits.turns - 1])  # nothing follows
             with player.account.during(Activity.VERIFYING):
-                prompts = [episodes.prompt(one) for one in self.at[ended]]
-                self.environment.submit(ended.tolist(), said, prompts)
-
-    def _observe(self, wait: bool) -> None:
-        """Takes the environment's answers that are there."""
-        with self.player.account.during(Activity.VERIFYING):
-            steps: list[tuple[int, Step]] = self.environment.take(wait)
-        if not steps:
-            return
-        self.player.verifier.tolerate([step for _, step in steps])
-        for row, step in steps:
-            if text := self.episodes.observe(self.at[row], step, self.player.tokenizer):
-                self.unread.append((row, text))
-            else:
-                self.at[row] = -1
+                self.environment.submit(ids, said, [episodes.prompt(one) for one in rollouts])
 
 
 def rounded_up(number: int, unit: int) -> int:

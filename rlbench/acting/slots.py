@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ..devices import chunks_of, devices_of, in_rows
-from ..models.cache import Cache, begun, put, taken
+from ..models.cache import Cache, begun, either, put, taken
 from ..models.likelihood import log_policy
 from ..models.tokenizers import END, PAD
 from ..randomness import fold_in
@@ -112,6 +112,13 @@ def answer(
     fresh = spread(length > 0)
     slots = slots._replace(cache=put(slots.cache, rows, part))
     return began(slots, fresh, *map(spread, (token, logp, limit)))
+
+
+def reread(model: Model, params: Params, slots: Slots, tokens: Array, length: Array) -> Slots:
+    """Has rows read their text i32[B, S] again, with other weights than before; those of length[b] 0 stay."""
+    with jax.named_scope(Phase.PREFILL):
+        _, cache = prefill(model, params, model.cache(*tokens.shape), tokens, length)
+    return in_rows(slots._replace(cache=either(length > 0, cache, slots.cache)))
 
 
 def began(slots: Slots, fresh: Array, token: Array, logp: Array, limit: Array) -> Slots:

@@ -66,10 +66,10 @@ def accuracy(run: Run, axis: Axis) -> Points:
     return Points(x, y, 0.0 if run.diverged else None)
 
 
-def staleness(run: Run) -> Points:
-    """Learner steps by which the sampling policy lagged, averaged over the batch of a step."""
-    rows = [row for row in run.rows if row.get("staleness_mean") is not None]
-    x, y = ([row[name] for row in rows] for name in ("step", "staleness_mean"))
+def over_steps(run: Run, metric: str) -> Points:
+    """A metric of learner steps, where the run has it."""
+    rows = [row for row in run.rows if row.get(metric) is not None]
+    x, y = ([row[name] for row in rows] for name in ("step", metric))
     return Points(np.array(x, float), np.array(y, float), None)
 
 

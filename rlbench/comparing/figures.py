@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..types import ConfigError
-from .curves import AXES, Axis, Points, accuracy, band, staleness
+from .curves import AXES, Axis, Points, accuracy, band, over_steps
 from .groups import Comparison, Group
 from .report import group_ledger
 
@@ -18,6 +18,12 @@ WIDTH, HEIGHT, BAR = 420, 260, 30  # pixels, in print; a page gives the width
 LINE = 330  # pixels that a line of a legend may take, so that it fits a telephone
 
 Spec = dict[str, Any]
+# Metrics of learner steps that are drawn, each with a name, a title and a unit; asynchronous runs alone have the last.
+BY_STEP = [
+    ("staleness_mean", "staleness", "staleness of what is trained on", "staleness (learner steps)"),
+    ("behaviour/effective_sample_size", "sample-size", "effective sample size of a batch", "effective share"),
+    ("survivorship/length", "survivorship", "length of what is trained on, against all that was sampled", "ratio"),
+]
 
 
 class Figure(NamedTuple):
@@ -32,7 +38,7 @@ def figures(comparison: Comparison, level: float) -> list[Figure]:
     """All figures of a comparison; one that has nothing to show is left out."""
     drawn = [accuracy_figure(comparison.groups, name, axis, level) for name, axis in AXES.items()]
     drawn += [memory_figure(comparison.groups), time_figure(comparison.groups), fates_figure(comparison.groups)]
-    drawn.append(staleness_figure(comparison.groups, level))
+    drawn += [steps_figure(comparison.groups, level, *about) for about in BY_STEP]
     return [figure for figure in drawn if figure]
 
 
@@ -41,9 +47,8 @@ def accuracy_figure(groups: Sequence[Group], name: str, axis: Axis, level: float
     return bands(f"accuracy-{name}", title, groups, lambda run: accuracy(run, axis), axis.title, up, level)
 
 
-def staleness_figure(groups: Sequence[Group], level: float) -> Figure | None:
-    x, y = "learner steps (number)", "staleness (learner steps)"
-    return bands("staleness", "staleness of what is trained on", groups, staleness, x, y, level)
+def steps_figure(groups: Sequence[Group], level: float, metric: str, name: str, title: str, unit: str) -> Figure | None:
+    return bands(name, title, groups, lambda run: over_steps(run, metric), "learner steps (number)", unit, level)
 
 
 def bands(

@@ -69,3 +69,12 @@ def begun(cache: Cache, source: Array, begin: Cache) -> Cache:
 
     length = jnp.where(fresh, begin.length[source], cache.length)
     return Cache(both(cache.keys, begin.keys), both(cache.values, begin.values), length)
+
+
+def either(which: Array, one: Cache, other: Cache) -> Cache:
+    """Row b of one cache where which[b], of the other where not."""
+
+    def chosen(a: Array, b: Array) -> Array:
+        return jnp.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(chosen, one, other)

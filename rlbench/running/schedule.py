@@ -1,66 +1,39 @@
-"""The schedule: synchronous and asynchronous training are one loop with one number."""
+"""The schedule: how far acting may run ahead of learning.
 
-import threading
-from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import NamedTuple, TypeVar
+Batch number j is trained on at version j of the weights, which counts learner steps. So the age of a token when it
+is trained on is known when its batch forms, however long that batch then waits in the queue: acting/collector.py.
+"""
 
-from ..interrupts import LEFT, PATIENCE, UNINTERRUPTED
+from typing import Literal, NamedTuple
+
 from ..types import Natural, Positive
-
-T = TypeVar("T")
 
 
 class Runner(NamedTuple):
-    """The lead that acting may have over learning."""
+    """The lead that acting may have over learning, and what becomes of data that falls behind."""
 
-    max_staleness: Natural  # learner steps between the policy that samples a batch and the one trained on it
+    max_staleness: Natural  # the most learner steps that any token may be old when it is trained on
+    swap: Literal["drained", "chunk"]  # when new weights are taken: when no row has an episode, or between two chunks
+    when_stale: Literal["wait", "drop"]  # for rollouts that would become too old
+    recompute_cache: bool  # whether rows read their text again with new weights
+    replay: str | None  # an arrivals.jsonl that decides what chance decides otherwise
+    acting_devices: list[Natural] | None  # places among the devices; None: all
+    learning_devices: list[Natural] | None
     watchdog_seconds: Positive  # without anything new, after which the run is ended
 
 
-def stream(
-    act: Callable[[int], T], count: int, max_staleness: int, stop: threading.Event | None = None
-) -> Generator[T, None, None]:
-    """Yields act(0), act(1), ... in order, computed on a thread of its own, at most so far ahead.
+def room(version: int, asked: int, replaced: int, runner: Runner, steps: int, size: int) -> int:
+    """Rollouts that may be asked for.
 
-    At most max_staleness + 1 batches are in flight, the one that the caller has taken and trains on
-    included. So act(i) starts when at least i - max_staleness batches are done with; with
-    max_staleness 0 that is synchronous training.
+    So many that all of them, but those that others replace, fit into the batches that the next `max_staleness` learner
+    steps and this one are taken on. None of them is then too old for its batch, if batches take the oldest first.
 
     Args:
-      stop: set when nobody wants a batch any more, so that an `act` that looks at it ends early. It is waited for,
-        but after Ctrl-C not for longer than PATIENCE.
+      version: of the newest weights.
+      asked: rollouts so far.
+      replaced: rollouts of them that were filtered out or dropped, and for which others are asked.
+      steps: batches of the run.
+      size: rollouts of a batch.
     """
-    asked: SimpleQueue[tuple[int, Future[T]] | None] = SimpleQueue()
-
-    def work() -> None:
-        while request := asked.get():
-            index, batch = request
-            if batch.set_running_or_notify_cancel():
-                try:
-                    batch.set_result(act(index))
-                except BaseException as error:
-                    batch.set_exception(error)
-
-    thread = threading.Thread(target=work, name="actor", daemon=True)
-    thread.start()
-    flying: deque[Future[T]] = deque()
-    started = 0
-    try:
-        for done in range(count):
-            while started < min(count, done + max_staleness + 1):
-                flying.append(Future())
-                asked.put((started, flying[-1]))
-                started += 1
-            yield flying.popleft().result()
-    finally:
-        if stop:
-            stop.set()
-        for batch in flying:
-            batch.cancel()
-        asked.put(None)
-        thread.join(PATIENCE if UNINTERRUPTED.came else None)
-        if thread.is_alive():
-            LEFT.append(thread)
+    batches = min(version + runner.max_staleness + 1, steps)
+    return max(0, batches * size + replaced - asked)

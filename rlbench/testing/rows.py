@@ -93,7 +93,7 @@ def depends_on_groups(case: Case) -> bool:
 
 
 def check_keep(case: Case) -> None:
-    """It keeps the same, whatever stands in masked rows, in any order; whole groups where they matter."""
+    """It keeps the same, whatever is in masked rows, in any order, group by group; whole groups where they matter."""
     if case.algorithm.keep is keep_all:
         raise NotApplicable("every rollout is kept")
     keep, rollouts = jax.jit(case.algorithm.keep), case.rollouts
@@ -104,6 +104,17 @@ def check_keep(case: Case) -> None:
     expect(not off.any(), "keep", "the same rows whatever stands where the mask is False", f"{off.sum()} others")
     off = (np.asarray(keep(reordered(rollouts))) != kept[ORDER]) & there[ORDER]
     expect(not off.any(), "keep", "the same rows in another order, groups of other numbers", f"{off.sum()} others")
+    alone, rich = np.zeros((2, ROWS), bool)
+    for group in range(GROUPS):
+        mine = (np.asarray(rollouts.group) == group)[:, None]
+        own = rollouts._replace(
+            mask=np.asarray(rollouts.mask) & mine, reward=np.where(mine, rollouts.reward, np.float32(0))
+        )
+        others = rollouts._replace(reward=np.where(mine, rollouts.reward, np.float32(9)))
+        alone |= np.asarray(keep(own)) & mine[:, 0]
+        rich |= np.asarray(keep(others)) & mine[:, 0]
+    off = ((alone != kept) | (rich != kept)) & there
+    expect(not off.any(), "keep", "the same rows when it is asked group by group", f"{off.sum()} others")
     if "advantage" in case.score() and depends_on_groups(case):
         for group in range(GROUPS):
             mates = kept[there & (np.asarray(rollouts.group) == group)]

@@ -28,6 +28,20 @@ AXES = {
     "verification/cpu_seconds": "CPU time of verification, seconds",
     "step": "learner steps",
 }
+STALENESS = {  # metrics of asynchronous runs, but for the first, which all have
+    "staleness_mean": ("mean age of tokens trained on", "learner steps"),
+    "staleness_max": ("greatest age of tokens trained on", "learner steps"),
+    "staleness_sampled_mean": ("mean age of the weights that sampled", "learner steps"),
+    "behaviour/effective_sample_size": ("effective sample size", "share of a batch"),
+    "behaviour/chi2": ("chi squared of the behaviour ratio", "mean of w² - 1"),
+    "behaviour/ratio_above_2": ("tokens whose ratio is above 2", "share of tokens"),
+    "survivorship/length": ("length of what is trained on against all", "ratio"),
+    "survivorship/accuracy": ("accuracy of what is trained on against all", "ratio"),
+    "queue/sampling": ("rollouts that are sampled", "rollouts"),
+    "queue/judging": ("rollouts that wait for their environment", "rollouts"),
+    "queue/waiting": ("rollouts that wait for their batch", "rollouts"),
+    "dropped": ("rollouts that were too old", "rollouts so far"),
+}
 SHARED = ("kv_cache", "rollout_buffers", "temporaries")  # of the memory that is no network's
 PACE = "ledger/verification/cpu_seconds_per_{}_second"  # of the two, a machine has one
 MOST_RUNS = 500  # that a panel takes; wandb's own limit of 10 would leave seeds out of the bands
@@ -100,8 +114,8 @@ def workspace(entity: str, project: str, name: str, networks: list[str]) -> Any:
         "Rollouts": [
             bars([f"rollouts/fate/{fate}" for fate in Fate], "fates of rollouts", "rollouts"),
             line("rollouts/fate/zero_advantage", "rollouts", "rollouts that taught nothing", "rollouts"),
-            line("staleness_mean", "step", "staleness", "learner steps"),
         ],
+        "Staleness": [line(metric, "step", title, unit) for metric, (title, unit) in STALENESS.items()],
         "Verification": [
             bars(
                 [PACE.format(kind) for kind in ("accelerator", "device")], "CPU per accelerator second", "CPU seconds"

@@ -15,6 +15,7 @@ from ..accounting.account import Verification
 from ..contract.task import answers_of, blocks, steps_of
 from ..interrupts import Stopped
 from ..types import PendingStep, Program, Status, Step, Task, TooManyFailures, Verdict
+from .delay import AT_ONCE, Delay
 from .payment import broken, described, payable
 from .pool import identity
 from .steps import Fault, Steps, TooManyStuck, own
@@ -58,7 +59,7 @@ class Environment:
       steps: makes the calls.
       threads: for steps that block.
       run: has a program run.
-      delay: seconds that every step comes later.
+      delay: by which steps come later.
       stop: ends waiting, once it is set.
     """
 
@@ -68,14 +69,15 @@ class Environment:
         steps: Steps,
         threads: Executor,
         run: SubmitProgramFn,
-        delay: float = 0.0,
+        delay: Delay = AT_ONCE,
         stop: threading.Event | None = None,
     ):
         self.task, self.delay = task, delay
         self._steps, self._threads, self._run = steps, threads, run
         self._stop, self._over = stop, threading.Event()
         self._blocks = blocks(task)
-        self._arrived: SimpleQueue[Judged] = SimpleQueue()
+        self._arrived: SimpleQueue[Judged | None] = SimpleQueue()
+        self._woken = False
         self._late: list[tuple[float, int, int, Step]] = []  # a heap: when it is due, order, ticket, step
         self._order = count()
         self._programs: dict[str, Future[Verdict]] = {}
@@ -116,7 +118,7 @@ class Environment:
         """Tickets and steps of completions that are judged and were not taken yet.
 
         Args:
-          wait: until there is one at least, if any is to come.
+          wait: until there is one at least, if any is to come, or `wake` is called.
 
         Raises:
           TooManyFailures: more steps hang than may.
@@ -130,9 +132,18 @@ class Environment:
                     _, _, ticket, step = heapq.heappop(self._late)
                     ready.append((ticket, step))
                 self.waiting -= len(ready)
-                if ready or not wait or not self.waiting:
+                if ready or not wait or not self.waiting or self._woken:
+                    self._woken = False
                     return ready
                 self._pause()
+
+    def wake(self) -> None:
+        """Ends the waiting of `take`, now or when it waits next. From any thread."""
+        self._arrived.put(None)
+
+    def forget(self) -> None:
+        """Has programs that are identical to earlier ones run again."""
+        self._programs = {key: verdict for key, verdict in self._programs.items() if not verdict.done()}
 
     def spent(self) -> Verification:
         """Cost of everything since this was asked last."""
@@ -188,9 +199,12 @@ class Environment:
         """Takes in what arrived from other threads."""
         arrived: list[Judged] = []
         while not self._arrived.empty():
-            arrived.append(self._arrived.get())
-            if isinstance(arrived[-1].outcome, BaseException):
-                raise self._explained(arrived[-1].outcome)
+            if not (judged := self._arrived.get()):
+                self._woken = True
+                continue
+            if isinstance(judged.outcome, BaseException):
+                raise self._explained(judged.outcome)
+            arrived.append(judged)
         if not arrived:
             return
         answered = [judged for judged in arrived if not judged.pending]
@@ -211,13 +225,13 @@ class Environment:
     def _finished(self, ends: Sequence[tuple[Submitted, Any]]) -> None:
         """Enters the ends of completions' judgement, steps or faults."""
         steps_of(self.task, [end for _, end in ends if not isinstance(end, Fault)])
-        due = time.monotonic() + self.delay
+        now = time.monotonic()
         steps = [
             broken(end, one.state) if isinstance(end, Fault) else payable(self.task, one.completion, end)
             for one, end in ends
         ]
         for (one, _), step in zip(ends, steps, strict=True):
-            heapq.heappush(self._late, (due, next(self._order), one.ticket, step))
+            heapq.heappush(self._late, (now + self.delay.of(one.ticket), next(self._order), one.ticket, step))
         self._spend(
             calls=len(steps),
             cpu_seconds=sum(step.cpu_seconds for step in steps),

@@ -23,6 +23,7 @@ from ..types import (
     Verdict,
     is_full,
 )
+from .delay import AT_ONCE, Delay
 from .environment import Environment
 from .payment import SHOWN
 from .pool import Pool
@@ -45,7 +46,13 @@ class Verifying(NamedTuple):
     memory_mb: Count
     step_seconds: Positive  # of one step of a task
     max_failures: Fraction  # of completions, that may stay unjudged
-    delay_seconds: NonNegative  # of a turn of training
+    delay_seconds: NonNegative  # of a turn of training, on average
+    delay_sigma: NonNegative  # of its logarithm
+
+    @property
+    def delay(self) -> Delay:
+        """Seconds that an environment takes that is slower than ours."""
+        return Delay(self.delay_seconds, self.delay_sigma)
 
 
 class Verifier:
@@ -67,11 +74,11 @@ class Verifier:
         self._threads = self._new_threads()
         self._broke: deque[bool] = deque(maxlen=LATEST)  # of the latest completions, which were not judged
 
-    def environment(self, task: Task, delay: float = 0.0, stop: threading.Event | None = None) -> Environment:
+    def environment(self, task: Task, delay: Delay = AT_ONCE, stop: threading.Event | None = None) -> Environment:
         """A stream of completions to a task in, of their steps out.
 
         Args:
-          delay: seconds that every step comes later.
+          delay: by which steps come later.
           stop: ends waiting, once it is set.
         """
         return Environment(task, self._steps, self._threads, self._run, delay, stop)

@@ -166,6 +166,14 @@ def of_neighbours(rollouts):
     return jnp.repeat(episode_reward(rollouts).reshape(-1, 4).max(axis=1) > 0, 4) & (jnp.arange(12) < 4)
 
 
+def better_than_the_batch(rollouts):
+    """Groups are whole, and masked rows play no part, but others' rewards do."""
+    reward, valid = episode_reward(rollouts), rollouts.mask.any(axis=1)
+    best = jax.ops.segment_max(jnp.where(valid, reward, -jnp.inf), rollouts.group, num_segments=len(reward))
+    mean = jnp.where(valid, reward, 0).sum() / jnp.maximum(valid.sum(), 1)
+    return best[rollouts.group] > mean
+
+
 def none(trainable, frozen, rollouts, version):
     return {}
 
@@ -212,6 +220,7 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("keep", WITHOUT_KL._replace(keep=won)),
     ("keep", WITHOUT_KL._replace(keep=of_modest_groups)),
     ("keep", WITHOUT_KL._replace(keep=of_neighbours)),
+    ("keep", WITHOUT_KL._replace(keep=better_than_the_batch)),
 ]
 
 

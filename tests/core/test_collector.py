@@ -1,69 +1,211 @@
-"""A batch is sampled until it is full of what the algorithm keeps."""
+"""Batches form of whole groups that are kept, in the order of ids, and of nothing that is too old."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from rlbench.acting.collector import Batch, fill
-from tests.fakes import as_numpy, rollouts_of
+from rlbench.acting.collector import Collector
+from rlbench.acting.episode import Episodes, SequenceLimits
+from rlbench.types import Fate, Problem, Status, Step
+from tests.fakes import LETTERS
+
+LIMITS = SequenceLimits(prompt=2, completion=4, observation=0, turns=1, buckets=(4, 6))
 
 
-def round_of(number: int, length: int = 3) -> Batch:
-    """Two groups of two; the reward of row r of round n is 10 n + r, and so is its trajectory."""
-    reward = np.zeros((4, length), np.float32)
-    reward[:, -1] = 10 * number + np.arange(4)
-    rollouts = as_numpy(rollouts_of(reward, group=[0, 0, 1, 1]))
-    return Batch(rollouts, [int(r) for r in reward[:, -1]], np.arange(4))
+class Entries:
+    """In place of a ledger: fates by id, and which rollouts were over."""
+
+    def __init__(self):
+        self.fates, self.over, self.cut_off = {}, [], []
+
+    def judged(self, ids, tally, problems, whole=True):
+        assert len(ids) == len(tally.tokens) == 2 * problems
+        (self.over if whole else self.cut_off).extend(ids.tolist())
+
+    def settled(self, ids, fate):
+        self.fates |= dict.fromkeys(ids.tolist(), fate)
 
 
-def filled(*kept: list[int], rounds: int = 9, lengths=(3, 3, 3)) -> tuple[Batch, int]:
-    """A batch of whose rounds these rows are kept, and how many rounds were played."""
-    played = []
+class Pool:
+    """Groups of two, in batches of four; the reward of a rollout is its id."""
 
-    def play():
-        number = len(played)
-        played.append(number)
-        return round_of(number, lengths[number]), np.isin(np.arange(4), kept[number])
+    def __init__(self, keep=None, max_staleness=0, waits=True, rounds=9, groups=6):
+        self.episodes = Episodes(groups, 2, LIMITS)
+        self.ledger, self.given_up = Entries(), []
+        about = self.episodes, 4, rounds, keep, max_staleness, waits, self.ledger
+        self.collector = Collector(*about, lambda rows: self.given_up.extend(self.episodes.ids[rows].tolist()))
+        self.asked = 0
 
-    return fill(play, rounds), len(played)
+    def ask(self, count: int, version: int = 0) -> None:
+        groups = self.collector.free[:count]
+        problems = [(7 + self.asked + i, Problem("a=", None)) for i in range(count)]
+        prompts = np.tile([2, 5], (count, 1)), np.full(count, 2)
+        rows = self.episodes.open(groups, problems, prompts, 2 * self.asked)
+        self.collector.opened(groups)
+        self.episodes.begin(rows, version)
+        self.asked += count
 
+    def end(self, *ids: int, tokens: int = 2, status: Status = Status.WRONG) -> None:
+        """These rollouts are over, with as many tokens."""
+        for one in ids:
+            (row,) = np.flatnonzero(self.episodes.ids == one)
+            said = np.full((1, tokens), 3), np.zeros((1, tokens)), np.ones((1, tokens), bool)
+            self.episodes.sampled(np.array([row]), *said, version=int(self.episodes.oldest[row]))
+            self.episodes.observe(row, Step(None, None, float(one), status), LETTERS)
+        self.collector.collect()
 
-def test_one_round_is_enough_where_all_is_kept():
-    batch, played = filled([0, 1, 2, 3])
-    assert played == 1
-    for got, expected in zip(batch.rollouts, round_of(0).rollouts, strict=True):
-        np.testing.assert_array_equal(got, expected)
-        assert got.dtype == expected.dtype
-    assert batch.rows.tolist() == [0, 1, 2, 3] and batch.trajectories == [0, 1, 2, 3]
-
-
-def test_groups_of_several_rounds_stay_apart_and_whole():
-    batch, played = filled([2, 3], [0, 1])
-    assert played == 2
-    assert batch.rollouts.reward.sum(axis=1).tolist() == [2, 3, 10, 11]
-    a, b, c, d = batch.rollouts.group
-    assert a == b != c == d and batch.rollouts.group.max() < 4
-    assert batch.rows.tolist() == [2, 3, 4, 5], "places among all trajectories"
-    assert batch.trajectories == [0, 1, 2, 3, 10, 11, 12, 13]
-
-
-def test_what_is_kept_too_much_is_left_out():
-    batch, played = filled([0, 1, 2], [1, 2, 3])
-    assert played == 2 and batch.rollouts.reward.sum(axis=1).tolist() == [0, 1, 2, 11]
+    def batch(self, **how):
+        batch = self.collector.form(**how)
+        return batch and batch.ids.tolist()
 
 
-@pytest.mark.parametrize("kept", [[], [1]])
-def test_what_is_missing_when_the_rounds_are_over_did_not_happen(kept):
-    batch, played = filled(kept, [], rounds=2)
-    assert played == 2
+def test_a_batch_has_its_rollouts_in_the_order_of_their_ids_whoever_was_first():
+    pool = Pool()
+    pool.ask(2)
+    pool.end(3, 2, 1)
+    assert pool.batch() is None
+    pool.end(0)
+    batch = pool.collector.form()
+    assert batch.ids.tolist() == batch.rows.tolist() == [0, 1, 2, 3]
+    assert batch.rollouts.reward.sum(axis=1).tolist() == [0, 1, 2, 3]
+    assert batch.rollouts.group.tolist() == [0, 0, 1, 1]
+    assert [t.problem for t in batch.trajectories] == [7, 7, 8, 8]
+    assert sorted(pool.ledger.over) == [0, 1, 2, 3] and not pool.ledger.fates, "the learner says what becomes of them"
+    assert len(pool.collector.free) == 6
+
+
+def test_what_is_not_kept_is_set_aside_and_others_are_sampled_for_it():
+    pool = Pool(keep=lambda rollouts: rollouts.reward.sum(axis=1) >= 2)
+    pool.ask(2)
+    pool.end(0, 1, 2, 3)
+    assert pool.batch() is None and pool.collector.replaced == 2
+    pool.ask(1)
+    pool.end(4, 5)
+    batch = pool.collector.form()
+    assert batch.ids.tolist() == [2, 3, 4, 5] and batch.rows.tolist() == [2, 3, 4, 5]
+    assert [t.reward for t in batch.trajectories] == [0, 1, 2, 3, 4, 5], "of all that were sampled"
+    assert pool.ledger.fates == {0: Fate.FILTERED, 1: Fate.FILTERED}
+
+
+def test_a_group_of_which_some_is_kept_is_cut_where_the_batch_is_full():
+    pool = Pool(keep=lambda rollouts: rollouts.reward.sum(axis=1) > 0)
+    pool.ask(2)
+    pool.end(0, 1, 2, 3)
+    pool.ask(1)
+    pool.end(4, 5)
+    assert pool.batch() == [1, 2, 3, 4]
+    assert pool.ledger.fates == {0: Fate.FILTERED, 5: Fate.FILTERED}
+    assert len(pool.collector.free) == 6
+
+
+@pytest.mark.parametrize("kept", [[], [2, 3]])
+def test_what_is_missing_in_the_end_is_masked(kept):
+    pool = Pool(keep=lambda rollouts: np.isin(rollouts.reward.sum(axis=1), kept), rounds=2)
+    pool.ask(2)
+    pool.end(0, 1, 2, 3)
+    assert pool.collector.replaced == 4 - len(kept), "a second round"
+    pool.ask(2)
+    pool.end(4, 5, 6, 7)
+    assert pool.collector.replaced == 4, "no third"
+    batch = pool.collector.form(padded=True)
     missing = 4 - len(kept)
-    assert batch.rows.tolist() == kept + [-1] * missing
+    assert batch.ids.tolist() == kept + [-1] * missing == np.where(batch.rows < 0, -1, batch.rows).tolist()
     assert not batch.rollouts.mask[len(kept) :].any() and not batch.rollouts.reward[len(kept) :].any()
-    assert len(set(batch.rollouts.group.tolist())) == 4 and batch.rollouts.group.max() < 4
+    groups = batch.rollouts.group.tolist()
+    assert len(set(groups)) == 4 - len(kept) // 2 and max(groups) < 4
     assert len(batch.trajectories) == 8
 
 
-def test_rows_of_several_lengths_are_padded_to_the_longest():
-    batch, _ = filled([0, 1], [2, 3], lengths=(3, 5, 3))
-    assert batch.rollouts.tokens.shape == (4, 5)
-    assert batch.rollouts.mask.sum(axis=1).tolist() == [3, 3, 5, 5]
-    assert batch.rollouts.reward.sum(axis=1).tolist() == [0, 1, 12, 13]
+def test_the_smallest_bucket_that_holds_a_batch_is_taken():
+    pool = Pool(max_staleness=1)
+    pool.ask(4)
+    pool.end(0, 1, 2, 3)
+    pool.end(4, 5, 6, tokens=2)
+    pool.end(7, tokens=4)
+    lengths = [pool.collector.form().rollouts.tokens.shape for _ in range(2)]
+    assert lengths == [(4, 4), (4, 6)]
+
+
+def test_a_rollout_that_nobody_could_judge_is_a_masked_row_of_its_group():
+    pool = Pool()
+    pool.ask(2)
+    pool.end(0, 2, 3)
+    pool.end(1, status=Status.INFRASTRUCTURE)
+    batch = pool.collector.form()
+    assert batch.rollouts.mask.any(axis=1).tolist() == [True, False, True, True]
+
+
+def test_a_batch_waits_for_those_who_would_be_too_old_for_the_next():
+    """Two may be under way at version 0; the third group is younger and may come earlier."""
+    pool = Pool(max_staleness=1)
+    pool.ask(3, version=0)
+    pool.end(2, 3, 4, 5)
+    assert pool.batch() == [2, 3, 4, 5], "batch 1 can still have the first group"
+    pool.ask(2, version=1)
+    pool.end(6, 7, 8, 9)
+    assert pool.batch() is None, "batch 2 could not"
+    pool.end(0, 1)
+    assert pool.batch() == [0, 1, 6, 7], "the oldest first"
+    assert not pool.ledger.fates and not pool.given_up
+
+
+def test_those_who_would_be_too_old_are_dropped():
+    pool = Pool(max_staleness=1, waits=False)
+    pool.ask(3, version=0)
+    pool.end(2, 3, 4, 5)
+    pool.batch()
+    pool.ask(2, version=1)
+    pool.end(0)
+    pool.end(6, 7, 8, 9)
+    assert pool.batch() == [6, 7, 8, 9]
+    assert sorted(pool.given_up) == pool.ledger.cut_off == [0, 1]
+    assert pool.ledger.fates == {0: Fate.STALE, 1: Fate.STALE}
+    assert pool.collector.dropped == pool.collector.replaced == 2
+    assert len(pool.collector.free) == 6
+
+
+def test_whoever_waited_too_long_for_a_batch_is_dropped():
+    pool = Pool(max_staleness=0, waits=False)
+    pool.ask(3, version=0)
+    pool.end(*range(6))
+    assert pool.batch() == [0, 1, 2, 3]
+    pool.ask(2, version=1)
+    pool.end(6, 7, 8, 9)
+    batch = pool.collector.form()
+    assert batch.ids.tolist() == [6, 7, 8, 9] and pool.ledger.fates == {4: Fate.STALE, 5: Fate.STALE}
+    assert [t.reward for t in batch.trajectories] == [4, 5, 6, 7, 8, 9], "it is known what they said"
+
+
+def test_at_the_end_those_who_began_are_entered():
+    pool = Pool()
+    pool.ask(2)
+    pool.end(0)
+    pool.collector.abandon()
+    assert pool.ledger.cut_off == [0, 1, 2, 3]
+
+
+def test_nothing_is_lost_and_nothing_is_twice():
+    """A thousand random events: every rollout has one fate or is in one batch, and no batch has one that is too old."""
+    for seed, waits in ((0, True), (1, False), (2, True), (3, False)):
+        random = np.random.default_rng(seed)
+        unit = 2 if waits else 1  # of whole groups, or of parts of them, too
+        pool = Pool(lambda rollouts, unit=unit: rollouts.reward.sum(axis=1) // unit % 7 != 0, 2, waits, groups=40)
+        seen: Counter[int] = Counter()
+        for _ in range(1000):
+            version = max(pool.collector.formed - int(random.integers(0, 2)), 0)
+            room = (version + 3) * 4 + pool.collector.replaced - 2 * pool.asked
+            if random.random() < 0.3 and room > 0:
+                pool.ask(min(-(-room // 2), len(pool.collector.free)), version)
+            under_way = pool.episodes.ids[np.repeat(pool.collector.open, 2) & ~pool.episodes.over]
+            if len(under_way):
+                pool.end(*random.choice(under_way, min(3, len(under_way)), replace=False).tolist())
+            if batch := pool.collector.form():
+                assert (batch.rollouts.version[batch.rollouts.mask] >= pool.collector.formed - 1 - 2).all()
+                seen.update(batch.ids.tolist())
+        assert pool.collector.formed > 50 and set(seen.values()) == {1}
+        assert not seen.keys() & pool.ledger.fates.keys()
+        left = set(pool.episodes.ids.tolist()) - {-1}
+        assert seen.keys() | pool.ledger.fates.keys() | left >= set(range(2 * pool.asked))
+        if waits:
+            assert Fate.STALE not in pool.ledger.fates.values()

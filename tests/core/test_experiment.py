@@ -147,7 +147,9 @@ def test_a_batch_is_sampled_until_it_is_full_of_what_the_algorithm_keeps(
     assert fates["filtered"] == generated - trained
     assert ledger["compute"]["executed"]["by_fate"]["filtered"] > 0
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["kept"] for row in log if "kept" in row] == [0.5] * 3
+    # Two batches at once are sampled for, where that may be, and the first takes all that was kept of both.
+    early = runner == "async" and rounds == 1
+    assert [row["kept"] for row in log if "kept" in row] == [0.5, 0.5, 0.0 if early else 0.5]
     assert json.loads((tmp_path / "summary.json").read_text())["rollouts"] == generated
 
 
@@ -239,9 +241,10 @@ def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypa
     from rlbench.accounting.ledger import Totals
     from rlbench.accounting.reconcile import DoesNotReconcile
 
-    def forgetful(self, tally, fates, acted):
-        settle(self, tally, fates, acted)
+    def forgetful(self, *about):
+        fates = settle(self, *about)
         self.rollouts[next(iter(fates))] -= 1
+        return fates
 
     settle = Totals.settle
     monkeypatch.setattr(Totals, "settle", forgetful)
@@ -251,7 +254,7 @@ def test_a_ledger_that_does_not_close_is_not_written(plan_of, tmp_path, monkeypa
 
 
 def test_more_than_a_tabled_peak_fails_the_run_and_is_written(plan_of, tmp_path, monkeypatch):
-    monkeypatch.setattr("rlbench.experiment.peak_of", lambda devices, dtype: Peak(1e3, "table: of the test"))
+    monkeypatch.setattr("rlbench.parts.peak_of", lambda devices, dtype: Peak(1e3, "table: of the test"))
     with pytest.raises(Impossible):
         run(plan_of("grpo"), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -296,10 +299,10 @@ def test_a_run_that_fails_in_mid_step_closes(plan_of, tmp_path):
     plan = plan_of("grpo", "runner=async", "runner.max_staleness=1")
 
     class Fails(Experiment):
-        def _learn(self, batch, seconds):
-            if self.learner_steps == 1:
+        def _learned(self, ledger, event):
+            if event.version == 1:
                 raise RuntimeError("in mid-run")
-            super()._learn(batch, seconds)
+            super()._learned(ledger, event)
 
     experiment = Fails(plan, tmp_path)
     with pytest.raises(RuntimeError):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlbench.accounting import peaks
-from rlbench.accounting.account import Pass, Spent, Verification
+from rlbench.accounting.account import Pass, Spent, Verification, attended
 from rlbench.accounting.ledger import Gain, Ledger
 from rlbench.accounting.peaks import PEAKS, Impossible, Peak, peak_of, reached
 from rlbench.accounting.reconcile import DoesNotReconcile, check
@@ -30,8 +30,8 @@ JUDGED = Verification(calls=4, cpu_seconds=0.5, wall_seconds=1.0, queue_seconds=
 class TestUseful:
     def test_a_prompt_shared_by_a_group_and_its_completions(self):
         """A prompt of 3, for two rows; completions of 2 and 4, whose last tokens nobody reads to say them."""
-        prefill = Pass(Phase.PREFILL, slots=5, fed=np.array([3]), before=0, read=1, copies=2)
-        decode = Pass(Phase.DECODE, slots=2 * 3, fed=np.array([1, 3]), before=np.array([3, 3]), read=np.array([1, 3]))
+        prefill = pass_of(Phase.PREFILL, 5, [3], 0, 1, copies=2)
+        decode = pass_of(Phase.DECODE, 2 * 3, [1, 3], [3, 3], [1, 3])
         counted = useful_flops([prefill, decode], {"policy": SIZE}, ran(prefill, decode))
         # Tokens see 1, 2 and 3 of the prompt; the first row's one token sees 4; the second's three see 4, 5 and 6.
         assert counted[Phase.PREFILL, "policy"] == 2 * 100 * 3 + 4 * 8 * (1 + 2 + 3) + 2 * 40
@@ -39,22 +39,22 @@ class TestUseful:
 
     def test_a_whole_row_costs_what_its_parts_do(self):
         """Scored in one pass, or prefilled and decoded: 3 tokens of prompt and a completion of 4."""
-        prefill = Pass(Phase.PREFILL, 5, np.array([3]), 0, 1)
-        decode = Pass(Phase.DECODE, 3, np.array([3]), np.array([3]), np.array([3]))
-        score = Pass(Phase.SCORE, 8, np.array([6]), 0, np.array([4]))
+        prefill = pass_of(Phase.PREFILL, 5, [3], 0, 1)
+        decode = pass_of(Phase.DECODE, 3, [3], [3], [3])
+        score = pass_of(Phase.SCORE, 8, [6], 0, [4])
         passes = [prefill, decode, score]
         counted = useful_flops(passes, {"policy": SIZE}, ran(*passes))
         assert counted[Phase.PREFILL, "policy"] + counted[Phase.DECODE, "policy"] == counted[Phase.SCORE, "policy"]
 
     def test_backwards_costs_twice_and_only_what_ran_is_charged(self):
-        train = Pass(Phase.FORWARD, 8, np.array([6]), 0, np.array([4]))
+        train = pass_of(Phase.FORWARD, 8, [6], 0, [4])
         executed = ran(train) | {(Phase.BACKWARD, "policy"): 1, (Phase.FORWARD, "reference"): 1}
         counted = useful_flops([train], dict.fromkeys(("policy", "reference", "critic"), SIZE), executed)
         assert counted[Phase.BACKWARD, "policy"] == 2 * counted[Phase.FORWARD, "policy"]
         assert set(counted) == set(executed), "a frozen network in a loss has no gradient"
 
     def test_long_contexts_do_not_overflow(self):
-        long = Pass(Phase.DECODE, 10**6, np.array([30_000]), np.array([30_000]), 0)
+        long = pass_of(Phase.DECODE, 10**6, [30_000], [30_000], 0)
         seen = sum(range(30_001, 60_001))
         assert useful_flops([long], {"policy": Size(0, 1, 0)}, ran(long)) == {(Phase.DECODE, "policy"): 4 * seen}
 
@@ -68,6 +68,12 @@ class TestUseful:
         assert model.size({"anything": params}) is None
 
 
+def pass_of(phase, slots, fed, before, read, copies=1):
+    """So many tokens of each row, after others that were in the cache."""
+    fed = np.array(fed)
+    return Pass(phase, slots, fed, attended(fed, np.array(before)), np.array(read), copies)
+
+
 def ran(*passes):
     return Counter({(one.phase, "policy"): 1 for one in passes})
 
@@ -77,14 +83,14 @@ def test_passes_are_what_the_trajectories_say(devices):
     model = small_model()
     actor = player_of(model, TwoTurns(), devices)
     batch = actor.play(model.init(jax.random.key(0)), problems_of(TwoTurns(), 10), 2, first_id=0, version=0)
-    spent, tally = actor.account.take(), batch.tally(2)
+    spent, tally = actor.account.take(), batch.tally()
     by_row = sum(np.repeat(one.fed, one.copies) for one in spent.passes)
     np.testing.assert_array_equal(by_row, tally.tokens - 1)
     read = sum(int(np.broadcast_to(one.read, one.fed.shape).sum()) * one.copies for one in spent.passes)
     assert read == tally.completion.sum(), "an output for every token chosen"
     assert all((one.fed >= 0).all() and one.fed.sum() <= one.slots for one in spent.passes)
     # What a row's tokens see, each itself included, turn after turn: 1 + 2 + ... as in one pass.
-    seen = sum(np.repeat(one.fed * one.before + one.fed * (one.fed + 1) // 2, one.copies) for one in spent.passes)
+    seen = sum(np.repeat(one.seen, one.copies) for one in spent.passes)
     np.testing.assert_array_equal(seen, (tally.tokens - 1) * tally.tokens // 2)
     assert {cell for cell in spent.flops if cell[1] == "policy"} == {("prefill", "policy"), ("decode", "policy")}
     assert actor.account.take().flops == {}, "what was taken is gone"
@@ -97,7 +103,7 @@ def test_decoding_is_counted_by_its_trips(devices):
     cost = {}
     for index in range(20):
         batch = actor.play(params, problems_of(Copy(), 1), 1, first_id=index, version=0)
-        cost[int(batch.tally(1).completion.max()) - 1] = actor.account.take().flops["decode", "policy"]
+        cost[int(batch.tally().completion.max()) - 1] = actor.account.take().flops["decode", "policy"]
     iterations = sorted(cost)
     assert len(iterations) > 2
     an_iteration = {(cost[more] - cost[fewer]) / (more - fewer) for fewer, more in itertools.pairwise(iterations)}
@@ -109,7 +115,7 @@ def tally_of(prompt, completion, **marks) -> Tally:
     no = np.zeros(rows, bool)
     marked = {name: np.array(marks.get(name, no), bool) for name in ("truncated", "timed_out", "broke")}
     prompt, completion = np.array(prompt), np.array(completion)
-    return Tally(rows // 2, prompt, completion, np.zeros(rows, int), prompt + completion, **marked)
+    return Tally(prompt, completion, np.zeros(rows, int), prompt + completion, **marked)
 
 
 def ledger_of(peak: Peak = PEAK) -> Ledger:
@@ -117,19 +123,29 @@ def ledger_of(peak: Peak = PEAK) -> Ledger:
     return Ledger(sizes, peak, Timeline(), devices=1, accelerator=False)
 
 
-def sample(ledger: Ledger, index: int = 0) -> None:
+def ids_of(batch: int) -> np.ndarray:
+    return 4 * batch + np.arange(4)
+
+
+def act(ledger: Ledger, batch: int = 0) -> None:
     """Two problems, twice each; prompts of 3 and 1 tokens in 4 slots, completions of 2, 4, 3, 1 in 3 iterations."""
-    tally = tally_of([3, 3, 1, 1], [2, 4, 3, 1], truncated=[0, 1, 0, 0], broke=[0, 0, 0, 1])
     passes = (
-        Pass(Phase.PREFILL, 8, np.array([3, 1]), 0, np.array([1, 1]), copies=2),
-        Pass(Phase.DECODE, 12, tally.completion - 1, tally.prompt, tally.completion - 1),
+        pass_of(Phase.PREFILL, 8, [3, 1], 0, [1, 1], copies=2),
+        pass_of(Phase.DECODE, 12, [1, 3, 2, 0], [3, 3, 1, 1], [1, 3, 2, 0]),
     )
     flops = Counter({(Phase.PREFILL, "policy"): 8000, (Phase.DECODE, "policy"): 12000})
     # The prompt's tokens go through once a problem; the ledger counts them once a row.
-    ledger.sampled(index, tally, Spent(flops, passes, JUDGED))
+    ledger.acted(ids_of(batch), Spent(flops, passes, JUDGED))
 
 
-def learn(ledger: Ledger, index: int = 0) -> None:
+def sample(ledger: Ledger, batch: int = 0) -> None:
+    """The same, judged."""
+    act(ledger, batch)
+    tally = tally_of([3, 3, 1, 1], [2, 4, 3, 1], truncated=[0, 1, 0, 0], broke=[0, 0, 0, 1])
+    ledger.judged(ids_of(batch), tally, 2)
+
+
+def learn(ledger: Ledger, batch: int = 0) -> None:
     """Rows of 8, so that 7 positions are computed; the third row teaches nothing."""
     flops = Counter(
         {
@@ -139,7 +155,7 @@ def learn(ledger: Ledger, index: int = 0) -> None:
             (Phase.OPTIMIZER, "policy"): 500,
         }
     )
-    ledger.learned(index, np.arange(4), np.array([True, True, False, False]), 8, 2, Spent(flops, (), Verification()))
+    ledger.learned(ids_of(batch), np.array([True, True, False, False]), 8, 2, Spent(flops, (), Verification()))
 
 
 def whole_ledger() -> Ledger:
@@ -172,16 +188,17 @@ def test_operations_follow_the_fates_of_the_rollouts_they_were_spent_on():
     assert totals.attributes == {"truncated": 1, "timed_out": 0}
 
 
-def test_a_batch_of_two_rounds_is_charged_row_by_row_to_what_became_of_it():
-    """Row 0 of the first round and row 2 of the second were kept, one for nothing; two rows are padding."""
+def test_a_batch_is_charged_row_by_row_to_what_became_of_it():
+    """Rollouts 0 and 6 were kept, one for nothing, and two rows are padding; the others were filtered out."""
     ledger = ledger_of()
-    sample(ledger)
-    sample(ledger)
+    sample(ledger, 0)
+    sample(ledger, 1)
     flops = Counter(
         {(Phase.SCORE, "policy"): 28000, (Phase.FORWARD, "policy"): 28000, (Phase.BACKWARD, "policy"): 56000}
     )
-    rows, teaches = np.array([0, 6, -1, -1]), np.array([True, False, False, False])
-    ledger.learned(0, rows, teaches, 8, 1, Spent(flops, (), Verification()))
+    ledger.settled(np.array([1, 2, 3, 4, 5, 7]), Fate.FILTERED)
+    ids, teaches = np.array([0, 6, -1, -1]), np.array([True, False, False, False])
+    ledger.learned(ids, teaches, 8, 1, Spent(flops, (), Verification()))
     totals = ledger.totals
     assert +totals.rollouts == {
         Fate.TRAINED: 1,
@@ -198,8 +215,34 @@ def test_a_batch_of_two_rounds_is_charged_row_by_row_to_what_became_of_it():
             Fate.INFRASTRUCTURE: 2 * 500,
         }
     )
-    assert not totals.flying
+    assert not len(totals.in_flight.ids)
     report_of(ledger)  # reconciles
+
+
+def test_work_on_a_rollout_adds_up_whenever_it_is_done():
+    """A completion of four tokens, sampled in three pieces between other rollouts that come and go in any order."""
+    ledger = ledger_of()
+    for ids, fed, before in (([7], [2], [0]), ([3, 7], [1, 1], [0, 2]), ([7, 5], [1, 2], [3, 0])):
+        flops = Counter({(Phase.DECODE, "policy"): 400})
+        one = pass_of(Phase.DECODE, 4, fed, before, fed)
+        ledger.acted(np.array(ids), Spent(flops, (one,), Verification()))
+        check(ledger.counts(), {}, 0.0)
+    ledger.judged(np.array([7, 3]), tally_of([1, 1], [4, 1]), 2)
+    ledger.settled(np.array([7]), Fate.FILTERED)
+    assert ledger.totals.by_fate[Fate.FILTERED] == 100 * (2 + 1 + 1)
+    with pytest.raises(DoesNotReconcile, match="tokens sampled"):
+        ledger.judged(np.array([5]), tally_of([1], [1]), 1)
+    ledger.end()
+    assert ledger.totals.by_fate[Fate.STALE] == 100 * (1 + 2), "of one that was over and of one that was cut off"
+    assert ledger.totals.padding == 100 * (2 + 2 + 1)
+    check(ledger.counts(), {}, 0.0)
+
+
+def test_a_rollout_without_an_entry_cannot_be_settled():
+    ledger = ledger_of()
+    sample(ledger)
+    with pytest.raises(KeyError, match="not in flight"):
+        ledger.settled(np.array([0, 9]), Fate.FILTERED)
 
 
 def report_of(ledger: Ledger, gain: Gain | None = None) -> dict:
@@ -209,7 +252,7 @@ def report_of(ledger: Ledger, gain: Gain | None = None) -> dict:
 
 def test_what_is_in_flight_is_no_loss_and_what_is_left_over_is_stale():
     ledger = whole_ledger()
-    sample(ledger, index=1)
+    sample(ledger, 1)
     counts = ledger.counts()
     assert counts["rollouts"]["in_flight"] == 4 and counts["rollouts"]["by_fate"]["stale"] == 0
     check(counts, {}, 0.0)
@@ -219,7 +262,7 @@ def test_what_is_in_flight_is_no_loss_and_what_is_left_over_is_stale():
     assert counts["rollouts"]["in_flight"] == 0
     assert fates["stale"] == 3 and fates["infrastructure_failure"] == 1 + 1, "the first that applies"
     check(counts, {}, 0.0)
-    sample(ledger, index=2)
+    sample(ledger, 2)
     assert ledger.counts() == counts, "after the end nothing is entered"
 
 
@@ -265,18 +308,18 @@ def test_seconds_that_are_missing_are_refused_by_name(who):
 
 def test_tokens_that_went_through_no_network_are_refused():
     ledger = ledger_of()
-    passes = (Pass(Phase.PREFILL, 8, np.array([3, 1]), 0, 1, copies=2),)
+    ledger.acted(ids_of(0), Spent(Counter(), (pass_of(Phase.PREFILL, 8, [3, 1], 0, [1, 1], copies=2),), JUDGED))
     with pytest.raises(DoesNotReconcile, match="tokens sampled"):
-        ledger.sampled(0, tally_of([3, 3, 1, 1], [2, 4, 3, 1]), Spent(Counter(), passes, JUDGED))
+        ledger.judged(ids_of(0), tally_of([3, 3, 1, 1], [2, 4, 3, 1]), 2)
 
 
 def test_an_entry_that_fails_leaves_nothing_behind():
     ledger = whole_ledger()
-    sample(ledger, index=1)
+    sample(ledger, 1)
     before = ledger.counts()
     spent = Spent(Counter({(Phase.SCORE, "policy"): 100}), (), Verification())
     with pytest.raises(DoesNotReconcile, match="score: tokens, slots"):
-        ledger.learned(1, np.arange(4), np.ones(4, bool), 3, 1, spent)
+        ledger.learned(ids_of(1), np.ones(4, bool), 3, 1, spent)
     assert ledger.counts() == before
 
 
@@ -286,7 +329,7 @@ def test_two_threads_see_whole_entries():
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
-        actor = threading.Thread(target=lambda: [sample(ledger, index) for index in range(batches)])
+        actor = threading.Thread(target=lambda: [sample(ledger, batch) for batch in range(batches)])
         actor.start()
         while actor.is_alive():
             check(ledger.counts(), {}, 0.0)

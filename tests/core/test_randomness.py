@@ -26,7 +26,7 @@ def test_every_bit_of_a_seed_counts():
 def test_numbers_on_both_sides_of_a_words_end_differ():
     """From 2^32 - 2 to 2^32 + 1, and as many from 0: below 2^32 as JAX folds them in."""
     key = jax.random.key(7)
-    numbers = np.concatenate([words(EDGE - 2, 4), words(0, 4)])
+    numbers = np.concatenate([words(EDGE - 2 + np.arange(4)), words(np.arange(4))])
     folded = [data(fold_in(key, number)) for number in numbers]
     assert len(set(folded)) == 8
     wanted = [data(jax.random.fold_in(key, np.uint32(number))) for number in (EDGE - 2, EDGE - 1, 0, 1, 2, 3)]
@@ -34,4 +34,4 @@ def test_numbers_on_both_sides_of_a_words_end_differ():
 
 
 def test_words_are_low_and_high():
-    assert words(3 * EDGE - 1, 2).tolist() == [[EDGE - 1, 2], [0, 3]]
+    assert words(3 * EDGE - 1 + np.arange(2)).tolist() == [[EDGE - 1, 2], [0, 3]]

@@ -1,75 +1,35 @@
-"""The schedule: how far acting runs ahead, and that nothing is lost."""
-
-import threading
-import time
+"""The schedule: how far acting runs ahead, in numbers."""
 
 import pytest
 
-from rlbench.running.schedule import stream
+from rlbench.running.schedule import Runner, room
+
+SYNC = Runner(0, "drained", "wait", False, None, None, None, 600.0)
 
 
-@pytest.mark.parametrize("max_staleness", [0, 1, 3])
-def test_batches_come_in_order_and_no_more_are_in_flight_than_allowed(max_staleness):
-    started, trained, most = [], 0, 0
-
-    def act(index):
-        started.append(index)
-        return index
-
-    for index in stream(act, 10, max_staleness):
-        assert index == trained
-        time.sleep(0.01)  # long enough for the actor to run as far ahead as it may
-        most = max(most, len(started) - trained)
-        trained += 1
-    assert started == list(range(10))
-    assert most == max_staleness + 1
+def asked(runner: Runner, versions: int, steps: int = 100, size: int = 8, replaced: int = 0) -> list[int]:
+    """Rollouts asked for at every version, where nothing is held back."""
+    total, counts = 0, []
+    for version in range(versions):
+        counts.append(room(version, total, replaced, runner, steps, size))
+        total += counts[-1]
+    return counts
 
 
-@pytest.mark.parametrize("max_staleness", [0, 1, 3])
-def test_no_batch_is_staler_than_allowed_and_the_bound_is_reached(max_staleness):
-    version = 0
-
-    def act(index):
-        return version
-
-    staleness = []
-    for sampled in stream(act, 10, max_staleness):
-        time.sleep(0.01)
-        staleness.append(version - sampled)
-        version += 1
-    assert max(staleness) == max_staleness
+def test_synchronous_training_asks_for_a_batch_a_version():
+    assert asked(SYNC, 4) == [8, 8, 8, 8]
 
 
-def test_acting_and_learning_overlap():
-    """With a batch in flight beside the one being trained, one of them acts while the other learns."""
-    learning, acting_meanwhile = threading.Event(), threading.Event()
-
-    def act(index):
-        if index == 1 and learning.wait(5):
-            acting_meanwhile.set()
-
-    for index, _ in enumerate(stream(act, 2, max_staleness=1)):
-        if index == 0:
-            learning.set()
-            assert acting_meanwhile.wait(5)
+@pytest.mark.parametrize("lead", [1, 3])
+def test_a_lead_is_taken_once(lead):
+    assert asked(SYNC._replace(max_staleness=lead), 4) == [8 * (lead + 1), 8, 8, 8]
 
 
-def test_an_error_of_the_actor_reaches_the_learner():
-    def act(index):
-        if index == 2:
-            raise RuntimeError("no more")
-        return index
-
-    seen = []
-    with pytest.raises(RuntimeError, match="no more"):
-        seen.extend(stream(act, 5, 1))
+def test_no_more_is_asked_for_than_the_run_needs():
+    assert asked(SYNC._replace(max_staleness=3), 6, steps=3) == [24, 0, 0, 0, 0, 0]
+    assert sum(asked(SYNC, 9, steps=5)) == 5 * 8
 
 
-def test_leaving_early_starts_no_further_batch():
-    started = []
-    batches = stream(lambda index: started.append(index), 100, 2)
-    next(batches)
-    batches.close()
-    count = len(started)
-    time.sleep(0.02)
-    assert len(started) == count <= 3
+def test_what_was_filtered_out_or_dropped_is_asked_for_again():
+    assert room(0, 8, 0, SYNC, 9, 8) == 0
+    assert room(0, 8, 3, SYNC, 9, 8) == 3

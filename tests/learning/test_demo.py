@@ -1,4 +1,4 @@
-"""The demo: from a half to 0.93 at least, however it is rounded. The others learn its task."""
+"""The demo: from a half to 0.95 at least, however it is rounded. The others learn its task."""
 
 import json
 import platform
@@ -31,7 +31,7 @@ def test_the_demo_learns_arithmetic_whatever_the_processor_rounds(tmp_path, cach
         assert summary["learner_steps"] == demo["steps"]
         assert summary["rollouts"] == demo["steps"] * demo["batch"]["rollouts"]
         assert 0.4 <= summary["accuracy_before"] <= 0.6
-        assert summary["accuracy_after"] >= 0.93, summary
+        assert summary["accuracy_after"] >= 0.95, summary
 
 
 @pytest.mark.slow

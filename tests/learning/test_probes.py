@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 
+from rlbench.acting.collector import Batch
+from rlbench.contract.task import training_problems
 from rlbench.experiment import Experiment
 from rlbench.models.likelihood import token_logp, token_value
 from rlbench.plan import make_plan
@@ -25,10 +27,18 @@ def train(tmp_path, cache, algo: str, probe: str, *words: str) -> tuple[Experime
     config.task = {"_target_": f"tests.learning.probes.{probe}"}
     experiment = Experiment(make_plan(config, {"algo": algo, "task": probe}, jax.devices()[:1]), tmp_path)
     log: list = []
-    experiment.trackers[0].log = log.append  # type: ignore[method-assign]
+    experiment.recorder.trackers[0].log = log.append  # type: ignore[method-assign]
     experiment.go()
-    experiment.stop.clear()  # so that tests can act on
     return experiment, [row["eval/sampled_accuracy"] for row in log if "eval/sampled_accuracy" in row]
+
+
+def sampled(experiment: Experiment) -> Batch:
+    """A batch more of the policy."""
+    experiment.parts.stop.clear()
+    plan = experiment.plan
+    problems = training_problems(plan.task, plan.seed, 0, plan.rollouts // plan.algorithm.group_size)
+    policy = plan.algorithm.acting(experiment.state.trainable, experiment.state.frozen)
+    return experiment.parts.player.play(policy, problems, plan.algorithm.group_size, first_id=0, version=0)
 
 
 @pytest.mark.parametrize(("algo", "seed"), [*((algo, 0) for algo in SHELF), *((algo, 1) for algo in DEMO)])
@@ -50,7 +60,7 @@ def test_a_constant_reward_teaches_nothing(tmp_path, cache, algo):
     """
     rewarded = algo in ("reinforce_plus_plus", "rloo")
     experiment, _ = train(tmp_path, cache, algo, "ConstantReward", "steps=30", *["algo.kl_coef=0"] * rewarded)
-    batch, _ = experiment._act(0)
+    batch = sampled(experiment)
     rollouts = jax.tree.map(jnp.asarray, batch.rollouts)
     policy = experiment.state.trainable["policy"]
     start = experiment.plan.model.init(jax.random.split(jax.random.key(experiment.plan.warm_start.seed))[0])
@@ -68,11 +78,11 @@ def test_a_run_compiles_each_function_once_a_bucket(tmp_path, cache, runner):
     words = ["steps=6", "evaluation.every=2", "batch.minibatches=2", "batch.epochs=2", f"runner={runner}"]
     for buckets, lengths in (("null", {8}), ("[6]", {6, 8})):
         run, _ = train(tmp_path, cache, "ppo", "DelayedReward", *words, f"batch.buckets={buckets}")
-        for player in (run.player, run.evaluator):
+        for player in (run.parts.player, run.parts.evaluator):
             programs = player.read, player.start, player.sample, player.answers
             assert [program.compilations for program in programs] == [1, 1, 1, 1]
         assert set(run.plan.limits.buckets) == lengths
-        assert 1 <= run.learner.update.compilations == run.learner.score.compilations <= len(lengths)
+        assert 1 <= run.parts.learner.update.compilations == run.parts.learner.score.compilations <= len(lengths)
 
 
 def test_truncated_sampling_is_warned_of_in_training(caplog):
@@ -85,7 +95,7 @@ def test_truncated_sampling_is_warned_of_in_training(caplog):
 
 def test_a_critic_learns_a_constant_reward(tmp_path, cache):
     experiment, _ = train(tmp_path, cache, "ppo", "ConstantReward", "steps=60")
-    batch, _ = experiment._act(0)
+    batch = sampled(experiment)
     rollouts = jax.tree.map(jnp.asarray, batch.rollouts)
     critic = experiment.plan.model.resized(1)
     value = token_value(critic, experiment.state.trainable["critic"], rollouts)

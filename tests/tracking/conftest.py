@@ -85,10 +85,10 @@ def sent(*words: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def sweep(alone, cache, tmp_path_factory) -> Path:
-    """The folder of a sweep of two algorithms, tracked offline, as the command line makes it."""
+    """The folder of a sweep of two algorithms, asynchronous, tracked offline, as the command line makes it."""
     place = tmp_path_factory.mktemp("sweep")
     tracker = ["tracker=[terminal,wandb]", "tracker.wandb.mode=offline", "tracker.wandb.tags=[mine]"]
-    words = ["-m", "algo=grpo,ppo", *tracker, *TINY]
+    words = ["-m", "algo=grpo,ppo", "runner=async", *tracker, *TINY]
     done = forked.run(*command(cache, *words)[2:], **settings(place))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rlbench-wandb" not in done.stdout, "nothing is missing"

@@ -1,0 +1,164 @@
+"""The parts of a run, made from its plan: who plays, learns, evaluates and forms batches, each with an account."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .accounting.account import Account
+from .accounting.flops import network_of
+from .accounting.ledger import Ledger
+from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
+from .accounting.peaks import peak_of
+from .accounting.timeline import Activity, Timeline
+from .acting.player import Player
+from .acting.slots import Sampling
+from .contract.algorithm import shapes
+from .contract.task import training_problems
+from .devices import CompiledFunction, Devices
+from .learning.learner import Learner
+from .plan import Plan
+from .randomness import key_of
+from .running.actor import Actor
+from .running.arrivals import Recording, Replay
+from .running.behaviour import BehaviourRatio
+from .types import LearnerState, Params, Phase, Rollouts, keep_all
+from .verifying.delay import AT_ONCE
+from .warm_start import Cost
+
+
+class Parts:
+    """Everything that works in a run; nothing is compiled yet."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.memory, self.timeline = MemoryMeter(plan.devices[0]), Timeline()
+        self.acting_devices, self.learning_devices = (
+            Devices(devices, self.memory.observe) for devices in (plan.acting_devices, plan.learning_devices)
+        )
+        self.actor_account, self.learner_account = Account(self.timeline, "actor"), Account(self.timeline, "learner")
+        evaluation, behaviour = (Account(self.timeline, "learner", Activity.EVALUATING) for _ in range(2))
+        acting, evaluating, self.init_key = jax.random.split(key_of(plan.seed), 3)
+        self.stop = threading.Event()  # set when no more batches are wanted
+        about = plan.model, plan.task, plan.tokenizer, plan.limits
+        rest = plan.verifier, plan.acting
+        delay = plan.verifier.settings.delay
+        self.player = Player(
+            *(*about, plan.sampling, self.acting_devices, acting, *rest, self.actor_account, delay, self.stop)
+        )
+        truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
+        self.evaluator = Player(*about, truncated, self.learning_devices, evaluating, *rest, evaluation, AT_ONCE)
+        self.keeps = CompiledFunction(
+            self.acting_devices, plan.algorithm.keep, phase=Phase.SCORE, account=self.actor_account
+        )
+        self.behaviour = BehaviourRatio(plan.algorithm, plan.model, self.learning_devices, behaviour)
+        self.learner = Learner(
+            plan.algorithm,
+            plan.optimizer,
+            plan.update_config,
+            self.learning_devices,
+            seed=plan.seed,
+            donate=plan.runner.max_staleness == 0,
+            account=self.learner_account,
+        )
+
+    def begin(self, params: Params) -> LearnerState:
+        """The state before the first step. Costs of what samples are counted under its own name from now on."""
+        plan = self.plan
+        policy = self.learning_devices.replicate(params)
+        state = self.learner.init(self.init_key, policy, shapes(plan.rollouts, plan.limits.episode))
+        sampler = network_of(plan.algorithm.acting, state.trainable, state.frozen)
+        self.player.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
+        return state
+
+    @property
+    def accounts(self) -> dict[str, Account]:
+        return {"actor": self.actor_account, "learner": self.learner_account, "evaluation": self.evaluator.account}
+
+    @property
+    def uncounted(self) -> list[str]:
+        """Operations that were not counted."""
+        return sorted(set[str]().union(*(account.uncounted for account in self.accounts.values())))
+
+    def policy(self, state: LearnerState) -> Params:
+        """The network that samples."""
+        return self.plan.algorithm.acting(state.trainable, state.frozen)
+
+    def ledger(self, state: LearnerState, cost: Cost) -> Ledger:
+        """The ledger, with what the warm start cost when it was made."""
+        plan, sampler = self.plan, self.player.network
+        networks = state.trainable | state.frozen | {sampler: self.policy(state)}
+        sizes = {name: size for name, params in networks.items() if (size := plan.model.size(params))}
+        peak, accelerator = peak_of(plan.devices, plan.model.dtype), plan.devices[0].platform != "cpu"
+        ledger = Ledger(sizes, peak, self.timeline, devices=len(plan.devices), accelerator=accelerator)
+        trained = [
+            {sampler if name == "policy" else name: count for name, count in flops.items()}
+            for flops in (cost.executed_flops, cost.useful_flops)
+        ]
+        ledger.warmed(*trained)
+        return ledger
+
+    @contextlib.contextmanager
+    def acting(self, ledger: Ledger, folder: Path) -> Iterator[Actor]:
+        """A block in which the actor acts. What chance decides is written to the folder where it can matter."""
+        plan = self.plan
+        with contextlib.ExitStack() as stack:
+            recording = stack.enter_context(Recording(folder, plan.terms)) if plan.runner.max_staleness else None
+            replay = Replay(Path(plan.runner.replay), plan.terms) if plan.runner.replay else None
+            actor = Actor(
+                self.player,
+                lambda first, count: training_problems(plan.task, plan.seed, first, count),
+                None if plan.algorithm.keep is keep_all else self._keep,
+                ledger,
+                plan.runner,
+                rollouts=plan.rollouts,
+                group_size=plan.algorithm.group_size,
+                steps=plan.steps,
+                rounds=plan.max_sampling_rounds,
+                recording=recording,
+                replay=replay,
+            )
+            stack.callback(actor.close)
+            actor.start()
+            yield actor
+
+    def buffer_bytes(self, state: LearnerState) -> int:
+        """Bytes of the longest rows of a batch and of their scores, on all devices together."""
+        batch = shapes(self.plan.rollouts, self.plan.limits.episode)
+        scores = jax.eval_shape(self.plan.algorithm.score, state.trainable, state.frozen, batch, np.int32(0))
+        return tree_bytes((batch, scores))
+
+    def memory_of(self, state: LearnerState, buffers: int) -> dict[str, Any]:
+        """The ledger's memory section, in bytes a device.
+
+        Args:
+          buffers: as of `buffer_bytes`.
+        """
+        plan, components, sampler = self.plan, network_bytes(state), self.player.network
+        if sampler not in components:
+            components[sampler] = {"parameters": tree_bytes(jax.eval_shape(self.policy, state))}
+        cache = self.player.cache_bytes(plan.rollouts, plan.algorithm.group_size)
+        return {
+            "components": components,
+            "sampling_network": sampler,
+            "kv_cache": cache // len(plan.acting_devices),
+            "rollout_buffers": buffers // len(plan.learning_devices),
+            "temporaries": {
+                f"{name} ({who})": size
+                for who, account in self.accounts.items()
+                for name, size in dict(account.temporaries).items()  # a thread that was left behind may add to it
+            },
+            "price": prices(components, sampler),
+            "device_peak": self.memory.peak(),
+            "device_peak_source": self.memory.source,
+            "resident_peak": self.memory.resident,
+        }
+
+    def _keep(self, rollouts: Rollouts) -> np.ndarray:
+        """bool[B]: which of some rollouts the algorithm keeps."""
+        with self.actor_account.during(Activity.COMPUTING):
+            return jax.device_get(self.keeps(self.acting_devices.shard(rollouts)))

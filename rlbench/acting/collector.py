@@ -116,10 +116,15 @@ class Collector:
         """Groups in the order of their ids."""
         return groups[np.argsort(self.episodes.ids[groups * self.episodes.group_size])]
 
+    @property
+    def due(self) -> bool:
+        """True if groups are over that something depends on: whether others are sampled for them, or a batch forms."""
+        over = int(self._over.sum())
+        return over > 0 and (bool(self.keep) or self.waiting + over * self.episodes.group_size >= self.size)
+
     def collect(self) -> None:
         """Takes in groups all of whose episodes are over."""
-        episodes = self.episodes
-        over = self.in_order(np.flatnonzero(self.open & episodes.over.reshape(len(self.open), -1).all(axis=1)))
+        episodes, over = self.episodes, self.in_order(np.flatnonzero(self._over))
         if not len(over):
             return
         self.open[over], self.ready[over] = False, True
@@ -165,6 +170,11 @@ class Collector:
         """Enters what is left over at the end of the run."""
         groups = self.in_order(np.flatnonzero(self.open & self._begun()))
         self._judge_unfinished(groups)
+
+    @property
+    def _over(self) -> np.ndarray:
+        """bool[groups]: those under way all of whose episodes are over."""
+        return self.open & self.episodes.over.reshape(len(self.open), -1).all(axis=1)
 
     def _asked_for(self, rows: np.ndarray) -> np.ndarray:
         """bool[n]: which of some rollouts the algorithm keeps; asked for a batch's number of them at a time."""

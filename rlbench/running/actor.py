@@ -215,7 +215,7 @@ class Cycles:
             actor.recording.note(Cycle(version, arrived))
         # Without a lead, only what all rollouts have come to is looked at: then nothing, be it the number of passes
         # through the network, depends on the time that the environment took.
-        if play.idle or (len(arrived) and self.runner.max_staleness):
+        if play.idle or (self.runner.max_staleness and len(arrived) and self.collector.due):
             self._charge()
             self.collector.collect()
             self._form(version)

@@ -119,7 +119,7 @@ def test_without_a_lead_an_asynchronous_run_is_the_synchronous_one(plan_of, tmp_
 @pytest.mark.parametrize("runner", ["async", "inflight"])
 @pytest.mark.parametrize("lead", [1, 2])
 def test_no_token_is_older_than_the_bound_when_it_is_trained_on(plan_of, tmp_path, runner, lead, jitter):
-    """And the bound is reached. Every rollout has a fate."""
+    """Nor is all of it fresh. Every rollout has a fate."""
     ages = []
 
     def watch(event):
@@ -129,21 +129,21 @@ def test_no_token_is_older_than_the_bound_when_it_is_trained_on(plan_of, tmp_pat
     words = *words_of(max_staleness=lead), "steps=8", "acting.chunk=1", "batch.rollouts=32", "acting.slots=8"
     plan = plan_of("grpo", f"runner={runner}", *words)
     trained(plan, tmp_path, Late(plan.task, 0.2), watch)
-    assert max(ages) == lead and len(ages) == 8
+    assert 0 < max(ages) <= lead and len(ages) == 8
     rollouts = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]
     assert sum(rollouts["by_fate"].values()) == rollouts["generated"] >= 8 * 32
     assert runner == "inflight" or rollouts["by_fate"]["stale"] == 0, "who waits drops nothing"
 
 
 def test_those_who_take_too_long_are_dropped_and_counted(plan_of, tmp_path):
-    """One step in ten takes a second: nobody waits for it."""
+    """One step in ten takes two seconds: nobody waits for it."""
 
     class Stuck(Late):
         calls = itertools.count()
 
         def step(self, state, completion):
             if next(self.calls) % 10 == 0:
-                time.sleep(1.0)
+                time.sleep(2.0)
             return Paid.step(self, state, completion)
 
     plan = plan_of("grpo", "runner=inflight", *words_of(), "steps=6", "algo.group_size=2")

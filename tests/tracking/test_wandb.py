@@ -52,7 +52,7 @@ def test_the_config_is_the_resolved_one_and_says_what_was_chosen(folder, run):
     resolved = yaml.safe_load((folder / "config.yaml").read_text())
     assert {name: run.config[name] for name in resolved} == resolved
     choices = run.config["choices"]
-    assert {"algo": "grpo", "task": "arithmetic", "model": "nano", "runner": "sync"}.items() <= choices.items()
+    assert {"algo": "grpo", "task": "arithmetic", "model": "nano", "runner": "async"}.items() <= choices.items()
     assert not any(group.startswith("hydra/") for group in choices)
 
 

@@ -115,7 +115,7 @@ def main() -> None:
     console.print(f"a synchronous step works for {work:.3f} s: so long the environment takes for a completion")
     console.print(compared("the same for all", ("sync", "async", "inflight"), steps, slow))
     tail = compared("log-normal, sigma 1", ("async", "inflight"), steps, slow, "verifier.delay_sigma=1")
-    console.print(tail)  # a synchronous step waits for the slowest of 512: some 16 times as long
+    console.print(tail)  # a synchronous step waits for the slowest of 512: some 13 times the mean
     table = Table(
         title="a cache of mixed versions: inflight, max_staleness 2, 8 slots, 2 tokens a chunk", title_justify="left"
     )

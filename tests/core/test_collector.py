@@ -136,6 +136,20 @@ def test_a_rollout_that_nobody_could_judge_is_a_masked_row_of_its_group():
     assert batch.rollouts.mask.any(axis=1).tolist() == [True, False, True, True]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("lead", [1, 3])
+def test_the_bound_is_reached_and_not_passed(lead, waits):
+    """All that may be asked for at version 0 is trained on, the last of it as old as the bound allows."""
+    pool = Pool(max_staleness=lead, waits=waits, groups=9)
+    pool.ask(2 * (lead + 1), version=0)
+    pool.end(*range(4 * (lead + 1)))
+    ages = [number - pool.collector.form().rollouts.version.min() for number in range(lead + 1)]
+    assert ages == [*range(lead + 1)] and not pool.ledger.fates
+    pool.ask(2, version=0)
+    pool.end(*range(4 * (lead + 1), 4 * (lead + 2)))
+    assert pool.batch() is None and set(pool.ledger.fates.values()) == {Fate.STALE}, "one step older is too old"
+
+
 def test_a_batch_waits_for_those_who_would_be_too_old_for_the_next():
     """Two may be under way at version 0; the third group is younger and may come earlier."""
     pool = Pool(max_staleness=1)

@@ -108,8 +108,8 @@ class Experiment:
     def _learned(self, ledger: Ledger, event: Learned) -> None:
         """Enters a learner step, and reports it."""
         batch, plan, parts = event.acted.batch, self.plan, self.parts
-        length, epochs = batch.rollouts.tokens.shape[1], plan.update_config.epochs
-        ledger.learned(batch.ids, event.teaches, length, epochs, parts.learner_account.take())
+        room = parts.learner.room(batch.rollouts.tokens.shape[1], len(batch.ids) // len(batch.prompts))
+        ledger.learned(batch.ids, event.teaches, room, plan.update_config.epochs, parts.learner_account.take())
         ledger.evaluated(parts.behaviour.account.take(), 0.0)
         expect_finite(event.version, event.metrics)
         self.state = event.state

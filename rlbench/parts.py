@@ -64,6 +64,7 @@ class Parts:
             seed=plan.seed,
             donate=plan.runner.max_staleness == 0,
             account=self.learner_account,
+            widths=plan.limits.widths if plan.model.branch else None,
         )
 
     def begin(self, params: Params) -> LearnerState:

@@ -256,11 +256,11 @@ def check_sizes(plan: Plan) -> None:
             what = f"different places among the {len(plan.devices)} devices, which count from 0"
             raise ConfigError(f"runner.{side}", places, what)
     devices = math.lcm(len(plan.devices), len(plan.acting_devices), len(plan.learning_devices))
-    group, samples = plan.algorithm.group_size, plan.evaluation.samples
+    group, samples, minibatches = plan.algorithm.group_size, plan.evaluation.samples, plan.update_config.minibatches
     over_devices = f" ({devices} devices)" if devices > 1 else ""
     for key, rows, unit, why in (
         ("batch.rollouts", plan.rollouts, group * devices, f"algo.group_size = {group}"),
-        ("batch.rollouts", plan.rollouts, plan.update_config.minibatches * devices, "batch.minibatches"),
+        ("batch.rollouts", plan.rollouts, minibatches * group * devices, "batch.minibatches of whole groups"),
         ("warm_start.rollouts", plan.warm_start.rollouts, devices, "the number of devices"),
         ("warm_start.problems", plan.warm_start.problems, devices, "the number of devices"),
     ):

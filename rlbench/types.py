@@ -110,6 +110,23 @@ class ApplyFn(Protocol):
         """
 
 
+class BranchFn(Protocol):
+    """Function that runs a network on rows of which several begin with the same tokens. It reads these once."""
+
+    def __call__(self, params: Params, prompt: Array, length: Array, continuation: Array, /) -> tuple[Array, Array]:
+        """Outputs at the end of every prompt, and at every token that follows.
+
+        Args:
+          params: a tree as `init` makes it.
+          prompt: i32[N, P], padded on the right.
+          length: i32[N], tokens of each prompt, from 1 to P.
+          continuation: i32[N, G, S], padded on the right: what follows each prompt in G ways.
+
+        Returns:
+          f32[N, outputs] and f32[N, G, S, outputs], as `apply` gives them for the rows in full.
+        """
+
+
 class ExtendFn(Protocol):
     """Function that runs a network on the next tokens of every row, to sample. The cache holds those before."""
 
@@ -180,6 +197,7 @@ class Model(NamedTuple):
 
     A critic is a model with one output. `temperature` and `emits` define the one distribution that
     every log-probability refers to: softmax(outputs / temperature) over the tokens it emits.
+    `branch` saves time where rows share a prompt; a network without one leaves it out.
     """
 
     init: ModelInitFn
@@ -192,6 +210,7 @@ class Model(NamedTuple):
     temperature: float
     dtype: str  # of the arithmetic
     chunk_tokens: int  # tokens that one forward pass may hold at once on a device; or one row
+    branch: BranchFn | None = None
 
 
 class InitFn(Protocol):

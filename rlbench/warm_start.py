@@ -81,7 +81,7 @@ def warm_start(
         batch = demonstrations(task, player.tokenizer, player.limits, player.verifier, problems)
         tokens += sum(t.prompt_tokens + t.completion_tokens + t.observation_tokens for t in batch.trajectories)
         state, _, _ = learner.step(state, learner.devices.shard(batch.rollouts))
-        for one in learning_passes(batch.tally(), batch.rollouts.tokens.shape[1], epochs=1):
+        for one in learning_passes(batch.tally(), learner.room(batch.rollouts.tokens.shape[1], 1), epochs=1):
             learner.account.passed(one)
         step += 1
         if step % settings.check_every == 0:

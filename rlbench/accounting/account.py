@@ -25,6 +25,14 @@ class Pass(NamedTuple):
     times: int = 1  # the same sequences went through
 
 
+class Room(NamedTuple):
+    """Token positions that go through a network for rows of a batch, padding too."""
+
+    prompt: int  # of every group; 0 where rows are read as they are
+    rest: int  # of every row
+    group: int = 1  # rows that share a prompt
+
+
 def attended(fed: np.ndarray, before: np.ndarray | int = 0) -> np.ndarray:
     """Tokens that `fed` tokens after `before` others attend to, added up."""
     return fed * (2 * before + fed + 1) // 2

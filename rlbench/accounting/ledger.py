@@ -12,7 +12,7 @@ import numpy as np
 
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
-from .account import NOTHING, Pass, Spent, Verification, attended
+from .account import NOTHING, Pass, Room, Spent, Verification, attended
 from .flops import Flops
 from .in_flight import InFlight
 from .peaks import Peak
@@ -172,19 +172,19 @@ class Ledger:
             if not self._ended:
                 totals.settle(ids, fate)
 
-    def learned(self, ids: np.ndarray, teaches: np.ndarray, length: int, epochs: int, spent: Spent) -> None:
+    def learned(self, ids: np.ndarray, teaches: np.ndarray, room: Room, epochs: int, spent: Spent) -> None:
         """A learner step on a batch is done.
 
         Args:
           ids: i64[B] of its rows; -1 is padding.
           teaches: bool[B], where the advantage is not zero at every token.
-          length: T, to which its rows were padded.
+          room: of its rows.
         """
         there = ids >= 0
         rows = np.full(len(ids), -1)
         with self._entry() as totals:
             rows[there] = totals.in_flight.places(ids[there])
-            passes = learning_passes(totals.in_flight.tally.take(rows), length, epochs)
+            passes = learning_passes(totals.in_flight.tally.take(rows), room, epochs)
             fits(passes)
             totals.spend(spent.flops, useful_flops(passes, self.sizes, spent.flops))
             charged, _ = totals.charge(len(ids), spent.flops, passes)
@@ -366,12 +366,20 @@ class Ledger:
         }
 
 
-def learning_passes(tally: Tally, length: int, epochs: int) -> list[Pass]:
-    """Passes through a network when a batch, padded to rows of T = length, is scored and trained on."""
-    slots, fed = len(tally.tokens) * (length - 1), np.maximum(tally.tokens - 1, 0)  # outputs at t - 1 judge token t
-    read = np.where(tally.broke, 0, tally.completion)
-    seen = attended(fed)
-    return [Pass(Phase.SCORE, slots, fed, seen, read), Pass(Phase.FORWARD, slots, fed, seen, read, 1, epochs)]
+def learning_passes(tally: Tally, room: Room, epochs: int) -> list[Pass]:
+    """Passes through a network when a batch is scored and trained on: of prompts that groups share, and of the rest."""
+    rows, group = len(tally.tokens), room.group
+    prompt = np.repeat(tally.prompt.reshape(-1, group).max(axis=1), group) if room.prompt else np.zeros(rows, np.int64)
+    fed = np.maximum(tally.tokens - prompt - 1, 0)  # outputs at t - 1 judge token t, so that the last goes nowhere
+    used = np.where(tally.broke, 0, tally.completion)  # outputs
+    at_prompt = ((used > 0) & (prompt > 0)).astype(np.int64)  # the first token is judged by its prompt's last
+    heads = prompt[::group]
+    parts = [
+        (rows // group * room.prompt, heads, attended(heads), at_prompt.reshape(-1, group).max(axis=1), group),
+        (rows * room.rest, fed, attended(fed, prompt), used - at_prompt, 1),
+    ]
+    times = {Phase.SCORE: 1, Phase.FORWARD: epochs}
+    return [Pass(phase, *part, number) for phase, number in times.items() for part in parts if part[0]]
 
 
 def margins(flops: Flops) -> dict[str, dict[str, float]]:

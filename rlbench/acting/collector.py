@@ -19,6 +19,7 @@ class Batch(NamedTuple):
     rows: np.ndarray  # i64[B]  where each row of the rollouts stands among the trajectories; -1 is padding
     ids: np.ndarray  # i64[B]  of the rows; -1 is padding
     behind: np.ndarray  # i32[B, T]  learner steps by which weights were old when they sampled each token
+    prompts: np.ndarray  # i32[N]  tokens of the prompt that each B / N neighbouring rows share: a group, or one row
 
     def tally(self) -> Tally:
         """All that was sampled in the ledger's terms."""
@@ -52,7 +53,18 @@ def batch_of(episodes: Episodes, rows: np.ndarray, aside: list[tuple[int, Trajec
     places = np.searchsorted([one for one, _ in known], ids)
     rollouts = episodes.rollouts(rows)
     behind = np.where(there[:, None], episodes.behind[rows, : rollouts.tokens.shape[1]], 0)
-    return Batch(rollouts, [trajectory for _, trajectory in known], np.where(there, places, -1), ids, behind)
+    prompts = np.where(there, episodes.prompt_length[rows], 1).astype(np.int32)
+    if whole(rows, episodes.group_size):
+        prompts = prompts[:: episodes.group_size]
+    return Batch(rollouts, [trajectory for _, trajectory in known], np.where(there, places, -1), ids, behind, prompts)
+
+
+def whole(rows: np.ndarray, group_size: int) -> bool:
+    """True if neighbouring rows are whole groups, or padding in the room of one."""
+    if len(rows) % group_size:
+        return False
+    group = np.where(rows >= 0, rows // group_size, -1).reshape(-1, group_size)
+    return bool((group == group[:, :1]).all())
 
 
 class Collector:

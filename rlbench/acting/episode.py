@@ -7,6 +7,7 @@ import numpy as np
 
 from ..accounting.account import Pass, attended
 from ..accounting.tally import Tally
+from ..models.prefix import Widths
 from ..models.tokenizers import END, PAD
 from ..types import SOLVED_ABOVE, Phase, Problem, Rollouts, Status, Step, Tokenizer
 
@@ -25,7 +26,12 @@ class SequenceLimits(NamedTuple):
     @property
     def episode(self) -> int:
         """The longest row: a prompt, its completions, and what the environment says between them."""
-        return self.prompt + self.turns * self.completion + (self.turns - 1) * self.observation
+        return self.prompt + self.widths.continuation
+
+    @property
+    def widths(self) -> Widths:
+        """Of the two parts of a row."""
+        return Widths(self.prompt, self.turns * self.completion + (self.turns - 1) * self.observation)
 
 
 class Trajectory(NamedTuple):

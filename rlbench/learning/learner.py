@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..accounting.account import Account
+from ..accounting.account import Account, Room
 from ..accounting.timeline import Activity
 from ..devices import CompiledFunction, Devices, in_chunks
 from ..interrupts import patiently
+from ..models.prefix import Widths, sharing
 from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts, frozen_stays
 
 
@@ -33,6 +34,7 @@ class Learner:
     Args:
       donate: whether the parameters' buffers may be reused for the next version. Only where no
         actor holds them; the optimizer state's always are.
+      widths: of prompts and of what follows them; None: the network reads every row by itself.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Learner:
         seed: int,
         donate: bool,
         account: Account | None = None,
+        widths: Widths | None = None,
     ):
         self.algorithm, self.optimizer, self.update_config, self.devices = algorithm, optimizer, update_config, devices
+        self.widths = widths
         self.seed, self.account = seed, account or Account()
         self.score = CompiledFunction(devices, self._score, networks=(0, 1), phase=Phase.SCORE, account=self.account)
         self.update = CompiledFunction(
@@ -77,35 +81,53 @@ class Learner:
         trainable, frozen, opt_state = self.devices.replicate((trainable, frozen, opt_state))
         return LearnerState(trainable, frozen, opt_state, version=0)
 
-    def step(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float], np.ndarray]:
+    def step(
+        self, state: LearnerState, rollouts: Rollouts, prompts: Array | None = None
+    ) -> tuple[LearnerState, dict[str, float], np.ndarray]:
         """One learner step on one batch, as in `spend`.
 
         Raises:
           Diverged: a metric is not finite.
         """
-        stepped = self.spend(state, rollouts)
+        stepped = self.spend(state, rollouts, prompts)
         expect_finite(stepped[0].version, stepped[1])
         return stepped
 
-    def spend(self, state: LearnerState, rollouts: Rollouts) -> tuple[LearnerState, dict[str, float], np.ndarray]:
+    def spend(
+        self, state: LearnerState, rollouts: Rollouts, prompts: Array | None = None
+    ) -> tuple[LearnerState, dict[str, float], np.ndarray]:
         """One learner step on one batch, whatever becomes of it.
 
         Returns the next state, metrics as means over the step's updates, and bool[B]: which rollouts
         teach, their advantage not being zero everywhere. Where there is no advantage, all that happened do.
+
+        Args:
+          prompts: i32[N], tokens of the prompt that each B / N neighbouring rows share: it is then read once for all
+            of them, and they stay together. None: rows have nothing in common.
         """
         with self.account.during(Activity.COMPUTING):
-            return patiently(self._spend, state, rollouts)  # whole: a change of threads is dear where others act
+            return patiently(self._spend, state, rollouts, prompts)  # whole: a change of threads is dear
 
-    def _spend(self, state, rollouts):
+    def room(self, length: int, group: int) -> Room:
+        """Positions of rows of T = length tokens that go through a network, where so many share a prompt."""
+        if not self.widths:
+            return Room(0, length - 1)
+        widths = self.widths.within(length)
+        return Room(widths.prompt, widths.continuation - 1, group)
+
+    def _spend(self, state, rollouts, prompts):
         trainable, frozen, opt_state, version = state
-        scores, teaches = self.score(trainable, frozen, rollouts, jnp.int32(version))
+        prompts = prompts if self.widths else None
+        scores, teaches = self.score(trainable, frozen, rollouts, prompts, jnp.int32(version))
         random = np.random.default_rng([self.seed, version])
-        reports = []
+        reports, size = [], together(rollouts, prompts)
         for _ in range(self.update_config.epochs):
-            order = random.permutation(len(rollouts.group)).astype(np.int32)
-            for rows in order.reshape(self.update_config.minibatches, -1):
-                mine = self.devices.shard(rows)
-                trainable, opt_state, report = self.update(trainable, opt_state, frozen, rollouts, scores, mine)
+            groups = random.permutation(len(rollouts.group) // size).astype(np.int32)
+            for some in groups.reshape(self.update_config.minibatches, -1):
+                mine = self.devices.shard((some[:, None] * size + np.arange(size, dtype=np.int32)).ravel())
+                trainable, opt_state, report = self.update(
+                    trainable, opt_state, frozen, rollouts, prompts, scores, mine
+                )
                 reports.append(report)
         if self.algorithm.after is not frozen_stays:
             frozen = self.devices.replicate(self.after(trainable, frozen, rollouts, scores))
@@ -113,19 +135,19 @@ class Learner:
         means = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
         return LearnerState(trainable, frozen, opt_state, version + 1), means, teaches
 
-    def _score(self, trainable, frozen, rollouts, version):
-        scores = self.algorithm.score(trainable, frozen, rollouts, version)
+    def _score(self, trainable, frozen, rollouts, prompts, version):
+        with sharing(rollouts, prompts, self.widths):
+            scores = self.algorithm.score(trainable, frozen, rollouts, version)
         advantage = scores.get("advantage", 1.0)
         return scores, jnp.any(rollouts.mask & (advantage != 0.0), axis=-1)
 
-    def _update(self, trainable, opt_state, frozen, rollouts, scores, rows):
-        batch = jax.tree.map(lambda x: x[rows], (rollouts, scores))
-        size, length = batch[0].tokens.shape
-        microbatches = in_chunks(batch, size, length, self.update_config.microbatch_tokens)
+    def _update(self, trainable, opt_state, frozen, rollouts, prompts, scores, rows):
+        microbatches = self._microbatches(rollouts, prompts, scores, rows)
 
-        def total(params: Params, microbatch: tuple[Rollouts, Any]) -> tuple[Array, Loss]:
-            with jax.named_scope(Phase.FORWARD):
-                loss = self.algorithm.loss(params, frozen, *microbatch)
+        def total(params: Params, microbatch: tuple[Rollouts, Array | None, Any]) -> tuple[Array, Loss]:
+            mine, length, scored = microbatch
+            with jax.named_scope(Phase.FORWARD), sharing(mine, length, self.widths):
+                loss = self.algorithm.loss(params, frozen, mine, scored)
             return loss.total, loss
 
         gradient_of = jax.grad(total, has_aux=True)
@@ -148,6 +170,29 @@ class Learner:
             params[name] = optax.apply_updates(trainable[name], change)
             report[f"param_norm/{name}"] = optax.tree.norm(params[name])
         return params, states, report
+
+    def _microbatches(self, rollouts, prompts, scores, rows):
+        """Rows in chunks [count, ...], each of whole groups."""
+        size = together(rollouts, prompts)
+        groups, width = len(rows) // size, rollouts.tokens.shape[1]
+        if prompts is not None:
+            prompts, room = prompts[rows[::size] // size], self.room(width, size)
+            width = room.prompt + size * room.rest
+
+        def by_group(x: Array) -> Array:
+            return x[rows].reshape(groups, size, *x.shape[1:])
+
+        def by_row(x: Array) -> Array:
+            return x.reshape(len(x), -1, *x.shape[3:])
+
+        tree = jax.tree.map(by_group, (rollouts, scores)), prompts
+        (batch, scores), prompts = in_chunks(tree, groups, width, self.update_config.microbatch_tokens)
+        return jax.tree.map(by_row, batch), prompts, jax.tree.map(by_row, scores)
+
+
+def together(rollouts: Rollouts, prompts: Array | None) -> int:
+    """Neighbouring rows that share a prompt."""
+    return 1 if prompts is None else len(rollouts.group) // len(prompts)
 
 
 def expect_finite(step: int, metrics: Mapping[str, float]) -> None:

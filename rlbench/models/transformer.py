@@ -1,7 +1,7 @@
 """A decoder-only transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention."""
 
-from collections.abc import Collection
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
@@ -71,6 +71,9 @@ def transformer(
         def apply(params: Params, tokens: Array) -> Any:
             return network.apply({"params": params}, tokens)
 
+        def branch(params: Params, prompt: Array, length: Array, continuation: Array) -> Any:
+            return network.apply({"params": params}, prompt, length, continuation, method=network.branch)
+
         def extend(params: Params, cache: Cache, tokens: Array, length: Array) -> Any:
             return network.apply({"params": params}, tokens, cache, length, method=network.extend)
 
@@ -80,7 +83,8 @@ def transformer(
             return Cache(keys, values, jnp.zeros(rows, jnp.int32))
 
         emits = np.asarray(tokenizer.emits) if outputs == tokenizer.vocabulary else np.ones(outputs, bool)
-        return Model(init, apply, extend, cache, build, size_of, emits, temperature, compute_dtype, chunk_tokens)
+        limits = temperature, compute_dtype, chunk_tokens
+        return Model(init, apply, extend, cache, build, size_of, emits, *limits, branch)
 
     return build(tokenizer.vocabulary)
 
@@ -138,7 +142,7 @@ class Network(nn.Module):
         # Small, as in GPT-2 and Llama: it is normalised before use, and from 1.0 a learning rate hardly turns it.
         self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), **kinds)
         self.blocks = [
-            Block(self.width, self.heads, self.kv_heads, self.hidden, 2 * self.layers, self.attention, **kinds)
+            Block(self.width, self.heads, self.kv_heads, self.hidden, 2 * self.layers, **kinds)
             for _ in range(self.layers)
         ]
         self.norm = nn.RMSNorm(**kinds)
@@ -147,10 +151,37 @@ class Network(nn.Module):
 
     def __call__(self, tokens: Array) -> Array:
         x = self.embed(tokens)
-        rotation = rope(jnp.arange(tokens.shape[1])[None], self.width // self.heads, self.rope_base)
+        rotation = self.rope(jnp.arange(tokens.shape[1])[None], tokens.shape[1])
         for block in self.blocks:
-            x, _ = block(x, rotation)
-        return self.head(self.norm(x)).astype(jnp.float32)
+            # Rows are padded on the right, so that causality alone hides the padding.
+            x, _ = block(x, rotation, lambda *qkv: (self.attend(*qkv), None))
+        return self.outputs_of(x)
+
+    def branch(self, prompt: Array, length: Array, continuation: Array) -> tuple[Array, Array]:
+        """Outputs f32[N, outputs] at the end of prompts, and f32[N, G, S, outputs] at continuations of them."""
+        (_, width), (groups, ways, steps) = prompt.shape, continuation.shape
+        start = jnp.repeat(length, ways)[:, None]
+        behind, ahead = (
+            self.rope(positions, width + steps) for positions in (jnp.arange(width)[None], start + jnp.arange(steps))
+        )
+        seen = jnp.broadcast_to((jnp.arange(width) < start)[:, None], (groups * ways, steps, width))
+        mask = jnp.concatenate([seen, jnp.broadcast_to(causal(steps), (groups * ways, steps, steps))], axis=2)
+
+        def read_prompt(*qkv: Array) -> tuple[Array, Any]:
+            return self.attend(*qkv), qkv[1:]
+
+        x, y = self.embed(prompt), self.embed(continuation.reshape(groups * ways, steps))
+        for block in self.blocks:
+            x, past = block(x, behind, read_prompt)
+
+            def read_on(query: Array, *new: Array, past: Sequence[Array] = past) -> tuple[Array, None]:
+                before = (jnp.repeat(x, ways, axis=0) for x in past)
+                key, value = (jnp.concatenate(parts, axis=1) for parts in zip(before, new, strict=True))
+                return self.attend(query, key, value, mask), None
+
+            y, _ = block(y, ahead, read_on)
+        x = jnp.take_along_axis(x, (length - 1)[:, None, None], axis=1)[:, 0]
+        return self.outputs_of(x), self.outputs_of(y).reshape(groups, ways, steps, -1)
 
     def extend(self, tokens: Array, cache: Cache, length: Array) -> tuple[Array, Cache]:
         """Appends length[b] of tokens[b, S] to row b.
@@ -160,24 +191,38 @@ class Network(nn.Module):
         """
         positions = positions_of(cache, tokens.shape[1])
         mask = visible(cache, positions)
-        rotation = rope(positions, self.width // self.heads, self.rope_base)
+        rotation = self.rope(positions, mask.shape[2])
         x = self.embed(tokens)
-        keys, values = [], []
-        for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x, (key, value) = block(x, rotation, Past(key, value, cache.length, mask))
-            keys.append(key)
-            values.append(value)
+        layers = []
+        for block, *past in zip(self.blocks, cache.keys, cache.values, strict=True):
+
+            def attend(query: Array, *new: Array, past: Sequence[Array] = past) -> tuple[Array, Any]:
+                keys, values = (write(old, part, cache.length) for old, part in zip(past, new, strict=True))
+                return attention(query, keys, values, mask, "bktd"), (keys, values)
+
+            x, layer = block(x, rotation, attend)
+            layers.append(layer)
+        keys, values = zip(*layers, strict=True)
         x = jnp.take_along_axis(x, jnp.maximum(length - 1, 0)[:, None, None], axis=1)[:, 0]
-        return self.head(self.norm(x)).astype(jnp.float32), Cache(tuple(keys), tuple(values), cache.length + length)
+        return self.outputs_of(x), Cache(keys, values, cache.length + length)
+
+    def attend(self, query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+        """Attention of query[B, S, heads, head] over key and value [B, T, kv_heads, head]; without a mask, causal."""
+        if self.attention == "xla":
+            mask = causal(query.shape[1]) if mask is None else mask
+            return attention(query, key, value, mask, "btkd")
+        which: dict[str, Any] = {"is_causal": True} if mask is None else {"mask": mask[:, None]}
+        return jax.nn.dot_product_attention(query, key, value, implementation=self.attention, **which)
+
+    def rope(self, positions: Array, below: int) -> tuple[Array, Array]:
+        """Cosines and sines f32[..., 1, head / 2] of positions i32[...] < below, looked up: all layers use the same."""
+        return jax.tree.map(lambda x: x[positions], rope(jnp.arange(below), self.width // self.heads, self.rope_base))
+
+    def outputs_of(self, x: Array) -> Array:
+        return self.head(self.norm(x)).astype(jnp.float32)
 
 
-class Past(NamedTuple):
-    """A layer's cache, and what the new tokens see of it."""
-
-    keys: Array  # [B, kv_heads, slots, head]
-    values: Array
-    start: Array  # i32[B]  slot of the first new token
-    mask: Array  # bool[B, S, slots]
+AttendFn = Callable[..., tuple[Array, Any]]  # query, key, value [B, S, heads, head]: what was read, what to keep
 
 
 class Block(nn.Module):
@@ -188,12 +233,11 @@ class Block(nn.Module):
     kv_heads: int
     hidden: int
     branches: int  # residual branches of the whole network, which the output layers are scaled by
-    attention: Literal["xla", "cudnn"]
     param_dtype: Any
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, rotation: Any, past: Past | None = None) -> Any:  # x: [B, S, width]
+    def __call__(self, x: Array, rotation: Any, attend: AttendFn) -> Any:  # x: [B, S, width]
         batch, length, _ = x.shape
         head = self.width // self.heads
         kinds = {"param_dtype": self.param_dtype, "dtype": self.dtype}
@@ -208,32 +252,38 @@ class Block(nn.Module):
         qkv = qkv.reshape(batch, length, self.heads + 2 * self.kv_heads, head)
         query, key, value = jnp.split(qkv, [self.heads, self.heads + self.kv_heads], axis=2)
         query, key = rotate(query, rotation), rotate(key, rotation)
-        if past is None:
-            # Rows are padded on the right, so that causality alone hides the padding.
-            y = jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation=self.attention)
-        else:
-            key, value = write(past.keys, key, past.start), write(past.values, value, past.start)
-            y = attend(query, key, value, past.mask)
+        y, kept = attend(query, key, value)
         x = x + project(self.width, "out", outward)(y.reshape(batch, length, self.width))
 
         y = nn.RMSNorm(name="feedforward_norm", **kinds)(x)
         gate, up = jnp.split(project(2 * self.hidden, "gate_up")(y), 2, axis=-1)
-        return x + project(self.width, "down", outward)(nn.silu(gate) * up), (key, value)
+        return x + project(self.width, "down", outward)(nn.silu(gate) * up), kept
 
 
-def attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Attention of query[B, S, heads, head] over keys and values [B, kv_heads, slots, head], softmax in float32.
+def causal(length: int) -> Array:
+    """bool[1, S, S]: every token sees those before it, and itself."""
+    return jnp.tril(jnp.ones((1, length, length), bool))
+
+
+def attention(query: Array, keys: Array, values: Array, mask: Array, axes: Literal["btkd", "bktd"]) -> Array:
+    """Attention of query[B, S, heads, head], softmax in float32.
+
+    Weights are divided by their sum after the values are summed up, as in FlashAttention (arXiv:2205.14135): an
+    operation for each number of the result, not for each pair of tokens, on the way back as well.
 
     Args:
-      mask: bool[B, S, slots], True where a query sees a slot; each sees one at least.
+      mask: bool[B or 1, S, T], True where a query sees a key; each sees one at least.
+      axes: of keys and values, [B, T, kv_heads, head] or [B, kv_heads, T, head]. To transpose them takes time.
     """
     batch, length, heads, head = query.shape
-    kv_heads = keys.shape[1]
+    kv_heads = keys.shape[axes.index("k")]
     query = query.reshape(batch, length, kv_heads, heads // kv_heads, head)
-    score = jnp.einsum("bskgd,bktd->bkgst", query, keys, preferred_element_type=jnp.float32)
+    score = jnp.einsum(f"bskgd,{axes}->bkgst", query, keys, preferred_element_type=jnp.float32)
     score = jnp.where(mask[:, None, None], score * head**-0.5, -jnp.inf)
-    weights = jax.nn.softmax(score, axis=-1).astype(query.dtype)
-    return jnp.einsum("bkgst,bktd->bskgd", weights, values).reshape(batch, length, heads, head)
+    weights = jnp.exp(score - jax.lax.stop_gradient(score.max(axis=-1, keepdims=True)))
+    read = jnp.einsum(f"bkgst,{axes}->bskgd", weights.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    read /= weights.sum(axis=-1).transpose(0, 3, 1, 2)[..., None]
+    return read.astype(values.dtype).reshape(batch, length, heads, head)
 
 
 def rope(positions: Array, head: int, base: float) -> tuple[Array, Array]:

@@ -42,10 +42,10 @@ def train(
     for version in range(actor.steps):
         with timeline.during("learner", Activity.WAITING):
             acted = actor.next()
-        rollouts = learner.devices.shard(acted.batch.rollouts)
+        rollouts, prompts = learner.devices.shard((acted.batch.rollouts, acted.batch.prompts))
         measured = {} if sync else behaviour.measure(state, rollouts)
         began = time.perf_counter()
-        state, metrics, teaches = learner.spend(state, rollouts)
+        state, metrics, teaches = learner.spend(state, rollouts, prompts)
         if not sync:
             publish(state)
         yield Learned(version, state, acted, measured | metrics, teaches, time.perf_counter() - began)

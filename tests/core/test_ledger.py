@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlbench.accounting import peaks
-from rlbench.accounting.account import Pass, Spent, Verification, attended
+from rlbench.accounting.account import Pass, Room, Spent, Verification, attended
 from rlbench.accounting.ledger import Gain, Ledger
 from rlbench.accounting.peaks import PEAKS, Impossible, Peak, peak_of, reached
 from rlbench.accounting.reconcile import DoesNotReconcile, check
@@ -155,7 +155,7 @@ def learn(ledger: Ledger, batch: int = 0) -> None:
             (Phase.OPTIMIZER, "policy"): 500,
         }
     )
-    ledger.learned(ids_of(batch), np.array([True, True, False, False]), 8, 2, Spent(flops, (), Verification()))
+    ledger.learned(ids_of(batch), np.array([True, True, False, False]), Room(0, 7), 2, Spent(flops, (), Verification()))
 
 
 def whole_ledger() -> Ledger:
@@ -198,7 +198,7 @@ def test_a_batch_is_charged_row_by_row_to_what_became_of_it():
     )
     ledger.settled(np.array([1, 2, 3, 4, 5, 7]), Fate.FILTERED)
     ids, teaches = np.array([0, 6, -1, -1]), np.array([True, False, False, False])
-    ledger.learned(ids, teaches, 8, 1, Spent(flops, (), Verification()))
+    ledger.learned(ids, teaches, Room(0, 7), 1, Spent(flops, (), Verification()))
     totals = ledger.totals
     assert +totals.rollouts == {
         Fate.TRAINED: 1,
@@ -319,7 +319,7 @@ def test_an_entry_that_fails_leaves_nothing_behind():
     before = ledger.counts()
     spent = Spent(Counter({(Phase.SCORE, "policy"): 100}), (), Verification())
     with pytest.raises(DoesNotReconcile, match="score: tokens, slots"):
-        ledger.learned(ids_of(1), np.ones(4, bool), 3, 1, spent)
+        ledger.learned(ids_of(1), np.ones(4, bool), Room(0, 2), 1, spent)
     assert ledger.counts() == before
 
 

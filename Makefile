@@ -11,7 +11,7 @@ PAIRS := hydra/launcher=joblib hydra.launcher.n_jobs=2
 EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo ,cuda; \
 	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo ,tpu; fi)
 
-.PHONY: demo results-demo test test-all lint bench clean .venv
+.PHONY: demo results-demo test test-all lint bench bench-peers clean .venv
 
 .venv: .venv/installed
 
@@ -51,10 +51,16 @@ lint: .venv
 
 bench: .venv
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks.host
 	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.asynchrony
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/verify.py
+
+# Against TRL. What it needs is large, so that it is installed for this alone.
+bench-peers: .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(BIN)/python -m benchmarks.peers
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -2,19 +2,21 @@
 
 A step samples a batch, has it judged, and makes one update of AdamW, without KL. Both sides get rewards from a seeded
 generator, so that no group is equal and nothing is won by groups that teach nothing. Where completions are longer than
-4 tokens, neither side may end one early. TRL's trainer runs as it is; after each of its steps, rlbench takes one.
+4 tokens, neither side may end one early. TRL's trainer runs as it is, in a process of its own; after each of its
+steps, rlbench takes one. TRL 1.16 has no PPO any more: PPO and async-GRPO are compared with rlbench's own GRPO.
 
     python -m benchmarks.peers [steps]
 """
 
+import contextlib
 import os
 import random
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -65,18 +67,18 @@ class Luck:
         return Step(state, None, self.draw.random(), Status.WRONG)
 
 
-def plan_of(work: Work, *words: str) -> Plan:
+def plan_of(work: Work, *words: str, algorithm: str = "grpo") -> Plan:
     """A plan for the shapes, whose task is luck and whose policy does not end where completions are long."""
     size = [f"model.width={work.width}", f"model.hidden={3 * work.width}", f"algo.group_size={work.group}"]
     size += [f"batch.rollouts={work.problems * work.group}", f"batch.max_completion_tokens={work.tokens}"]
     with initialize_config_module("rlbench.conf", version_base="1.3"):
-        config = compose("config", ["algo=grpo", "model=micro", "tracker=none", *size, *words])
-    plan = make_plan(config, {"algo": "grpo", "task": "arithmetic"}, jax.devices()[:1])
+        config = compose("config", [f"algo={algorithm}", "model=micro", "tracker=none", *size, *words])
+    plan = make_plan(config, {"algo": algorithm, "task": "arithmetic"}, jax.devices()[:1])
     model = plan.model
     if work.tokens > 4:
         model = model._replace(emits=model.emits & (np.arange(len(model.emits)) != END))
-    algorithm = build(plain(config)["algo"], "algo", model, kind=Algorithm)
-    return plan._replace(model=model, algorithm=algorithm, task=Luck(plan.task))
+    own = build(plain(config)["algo"], "algo", model, kind=Algorithm)
+    return plan._replace(model=model, algorithm=own, task=Luck(plan.task))
 
 
 def rlbench_step(plan: Plan) -> Callable[[], tuple[float, float]]:
@@ -108,16 +110,19 @@ def rlbench_step(plan: Plan) -> Callable[[], tuple[float, float]]:
     return step
 
 
-def beside_trl(work: Work, plan: Plan, ours: Callable[[], tuple[float, float]], steps: int) -> np.ndarray:
-    """Steps of TRL and of rlbench in turn, as seconds [steps, 3]: TRL; acting and learning of rlbench."""
+def trl_steps(work: Work) -> None:
+    """Takes steps of TRL's trainer, each when a line comes on stdin, and prints their seconds. A process of its own."""
     import torch
     import transformers
     import trl
     from datasets import Dataset
     from tokenizers import Tokenizer, models, pre_tokenizers
 
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)  # for numbers alone
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(os.cpu_count() or 1)
     transformers.logging.set_verbosity_error()
+    plan = plan_of(work)
     names = ["<pad>", "<end>", *plan.tokenizer.alphabet]
     characters = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>"))
     characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -137,17 +142,21 @@ def beside_trl(work: Work, plan: Plan, ours: Callable[[], tuple[float, float]], 
         eos_token_id=END,
         tie_word_embeddings=False,
     )
-    rewards, seconds = random.Random(0), []
+    rewards = random.Random(0)
 
-    class InTurn(transformers.TrainerCallback):
-        """Takes a step of rlbench after each of TRL's."""
+    class OnCall(transformers.TrainerCallback):
+        """Lets a step be taken when it is asked for."""
 
         def on_train_begin(self, *args: Any, **words: Any) -> None:
-            self.began = time.perf_counter()
+            self.wait()
 
         def on_step_end(self, *args: Any, **words: Any) -> None:
-            theirs = time.perf_counter() - self.began
-            seconds.append((theirs, *ours()))
+            out.write(f"{time.perf_counter() - self.began}\n")
+            self.wait()
+
+        def wait(self) -> None:
+            if not sys.stdin.readline():
+                os._exit(0)
             self.began = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +165,7 @@ def beside_trl(work: Work, plan: Plan, ours: Callable[[], tuple[float, float]], 
             per_device_train_batch_size=work.problems * work.group,
             num_generations=work.group,
             max_completion_length=work.tokens,
-            max_steps=WARM_UP + steps,
+            max_steps=10**6,
             learning_rate=RATE,
             lr_scheduler_type="constant",
             beta=0.0,
@@ -172,41 +181,89 @@ def beside_trl(work: Work, plan: Plan, ours: Callable[[], tuple[float, float]], 
             dataloader_num_workers=0,
         )
         prompts = [plan.task.problem(seed, "train").prompt for seed in range(4096)]
-        trainer = trl.GRPOTrainer(
+        trl.GRPOTrainer(
             model=transformers.LlamaForCausalLM(shape),
             processing_class=tokenizer,
             reward_funcs=lambda completions, **words: [rewards.random() for _ in completions],
             args=settings,
             train_dataset=Dataset.from_dict({"prompt": prompts}),
-            callbacks=[InTurn()],
-        )
-        trainer.train()
-    return np.array(seconds)[WARM_UP:]
+            callbacks=[OnCall()],
+        ).train()
+
+
+@contextlib.contextmanager
+def trl_of(index: int) -> Iterator[Callable[[], float]]:
+    """A function that has TRL take a step of WORKS[index], and returns its seconds."""
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peers", "--trl", str(index)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        to, back = process.stdin, process.stdout
+
+        def step() -> float:
+            to.write("\n")
+            to.flush()
+            return float(back.readline())
+
+        try:
+            yield step
+        finally:
+            to.close()
+            process.wait()
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--trl"]:
+        trl_steps(WORKS[int(sys.argv[2])])
+        return
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    warnings.filterwarnings("ignore")
     keep_freed_memory()
     console = Console(width=120)
     try:
-        import torch
-        import trl
-    except ImportError:
-        console.print("TRL is not installed, so nothing is compared: pip install -e '.[peers]'")
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("trl", "torch", "transformers"))
+    except metadata.PackageNotFoundError as missing:
+        console.print(f"{missing.name} is not installed: pip install -e '.\\[peers]'. Nothing is compared.")
         return
-    table = Table(title=f"seconds a GRPO step, medians of {steps}: TRL {trl.__version__}, torch {torch.__version__}")
+    trl_table(console, steps, versions)
+    own_table(console, steps)
+
+
+def trl_table(console: Console, steps: int, versions: str) -> None:
+    """rlbench against TRL."""
+    table = Table(title=f"seconds a GRPO step, medians of {steps} in turn: {versions}, jax {jax.__version__}")
     for name in ("problems x group x tokens", "TRL", "rlbench", "acting", "learning", "TRL / rlbench", "least, most"):
         table.add_column(name, justify="right")
-    for work in WORKS:
+    for index, work in enumerate(WORKS):
         plan = plan_of(work, "algo.kl_coef=0")
-        times = beside_trl(work, plan, rlbench_step(plan), steps)
-        theirs, own = times[:, 0], times[:, 1:].sum(axis=1)
-        ratios = theirs / own
-        parts = (statistics.median(column) for column in (theirs, own, times[:, 1], times[:, 2]))
+        ours = rlbench_step(plan)
+        with trl_of(index) as theirs, contextlib.closing(plan.verifier):
+            times = np.array([(theirs(), *ours()) for _ in range(WARM_UP + steps)])[WARM_UP:]
+        other, own = times[:, 0], times[:, 1:].sum(axis=1)
+        ratios = other / own
+        parts = (np.median(column) for column in (other, own, times[:, 1], times[:, 2]))
         spread = f"{ratios.min():.2f}, {ratios.max():.2f}"
-        table.add_row(work.name, *(f"{x:.3f}" for x in parts), f"{statistics.median(ratios):.2f}", spread)
+        table.add_row(work.name, *(f"{x:.3f}" for x in parts), f"{np.median(ratios):.2f}", spread)
+    console.print(table)
+
+
+def own_table(console: Console, steps: int) -> None:
+    """PPO and async-GRPO against GRPO, at the first work's shapes and one thread: what their arithmetic costs."""
+    work = WORKS[0]
+    table = Table(title=f"seconds a step of {work.name}, medians of {steps} in turn")
+    for name in ("algorithm", "acting", "learning", "step", "times GRPO"):
+        table.add_column(name, justify="right")
+    names = ("grpo", "ppo", "async_grpo")
+    plans = [plan_of(work, algorithm=name) for name in names]
+    sides = [rlbench_step(plan) for plan in plans]
+    times = np.array([[side() for side in sides] for _ in range(WARM_UP + steps)])[WARM_UP:]  # [steps, who, part]
+    for plan in plans:
         plan.verifier.close()
+    for name, own in zip(names, times.swapaxes(0, 1), strict=True):
+        ratio = np.median(own.sum(axis=1) / times[:, 0].sum(axis=1))
+        table.add_row(
+            name, *(f"{x:.3f}" for x in (*np.median(own, axis=0), np.median(own.sum(axis=1)))), f"{ratio:.2f}"
+        )
     console.print(table)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import platformdirs
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -115,10 +117,18 @@ class Devices:
         self.rows = NamedSharding(self.mesh, PartitionSpec(DATA))
         self.observe = observe
         self._dispatch = threading.Lock()
+        # A program that copies its arguments takes them to a device in a fifth of the time of device_put.
+        self._taken = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self.rows)
 
     def shard(self, tree: Any) -> Any:
         """Puts arrays [B, ...] on the devices, row by row."""
+        if len(self.devices) == 1 and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree)):
+            return self._taken(tree)
         return jax.device_put(tree, self.rows)
+
+    def handed(self, tree: Any) -> Any:
+        """Arrays [B, ...] of the host for one call of a program, which takes them to a single device faster itself."""
+        return tree if len(self.devices) == 1 else self.shard(tree)
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of every array on each device."""
@@ -193,8 +203,10 @@ class CompiledFunction:
         return len(self._executables)
 
     def prepare(self, *arguments: Any) -> Executable:
-        """The program for arguments of such shapes, compiled if it was not yet."""
-        leaves, structure = jax.tree.flatten(arguments)
+        """The program for arguments of such shapes, compiled if it was not yet. Networks keep theirs."""
+        leaves, structure = jax.tree.flatten(
+            [argument for place, argument in enumerate(arguments) if place not in self.networks]
+        )
         bucket = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if bucket not in self._executables:
             with self.account.during(Activity.COMPILING):

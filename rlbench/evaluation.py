@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .acting.episode import Trajectory
+from .acting.episode import Trajectories
 from .acting.player import Player
 from .contract.task import problem_of
-from .types import Count, Fraction, Natural, Params, Problem, Status, Task
+from .types import Count, Fraction, Natural, Params, Problem, Task
 
 
 class Evaluation(NamedTuple):
@@ -71,9 +71,9 @@ def evaluate(
     first_id = version * (asked + len(again)) * attempts
     greedy = [True] + [False] * settings.samples
     batch = player.play(params, [*problems, *again], attempts, first_id=first_id, version=version, greedy=greedy)
-    trajectories = batch.trajectories[: asked * attempts]
-    valid, solved = outcomes(trajectories)
-    valid, solved = valid.reshape(-1, attempts), solved.reshape(-1, attempts)
+    trajectories = batch.trajectories
+    valid = trajectories.judged[: asked * attempts].reshape(-1, attempts)
+    solved = valid & trajectories.solved[: asked * attempts].reshape(-1, attempts)
     judged, right = valid[:, 1:].sum(axis=1), solved[:, 1:].sum(axis=1)
     metrics = {
         "eval/problems": asked,
@@ -82,11 +82,11 @@ def evaluate(
         **{f"eval/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
         "eval/infrastructure_failures": int((~valid).sum()),
     }
-    kept = samples_of(trajectories, attempts, settings.trajectories)
+    kept = samples_of(trajectories, attempts, min(settings.trajectories, asked))
     return Measured(metrics, Outcomes(valid[:, 0], solved[:, 0]), kept)
 
 
-def samples_of(trajectories: Sequence[Trajectory], attempts: int, problems: int) -> list[dict[str, Any]]:
+def samples_of(trajectories: Trajectories, attempts: int, problems: int) -> list[dict[str, Any]]:
     """One completion to each of the first problems, in turn the greedy one and each of the sampled ones.
 
     The same at every evaluation, so that a reader sees an answer change.
@@ -94,12 +94,6 @@ def samples_of(trajectories: Sequence[Trajectory], attempts: int, problems: int)
     count = min(problems, len(trajectories) // attempts)
     chosen = [(index % attempts == 0, trajectories[index * attempts + index % attempts]) for index in range(count)]
     return [{"greedy": greedy, **{name: getattr(said, name) for name in KEPT}} for greedy, said in chosen]
-
-
-def outcomes(trajectories: list[Trajectory]) -> Outcomes:
-    """Of all rollouts."""
-    valid = np.array([trajectory.status != Status.INFRASTRUCTURE for trajectory in trajectories])
-    return Outcomes(valid, valid & np.array([trajectory.solved for trajectory in trajectories]))
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:

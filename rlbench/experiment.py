@@ -16,7 +16,7 @@ from .learning.learner import expect_finite
 from .parts import Parts
 from .plan import Plan
 from .recorder import Recorder
-from .running.loop import Learned, train
+from .running.loop import Learned, settled, train
 from .running.metrics import metrics_of
 from .running.stalls import watched
 from .start import common_start
@@ -73,7 +73,8 @@ class Experiment:
         self.buffers = parts.buffer_bytes(self.state)
         self.ledger = ledger = parts.ledger(self.state, start.cost)
         del start
-        with watched(parts.timeline, plan.runner.watchdog_seconds), parts.acting(ledger, self.folder) as actor:
+        watch = watched(parts.timeline, plan.runner.watchdog_seconds)
+        with watch, settled(), parts.acting(ledger, self.folder) as actor:
             self._report(ledger, {})
             for event in train(actor, parts.learner, self.state, parts.behaviour, parts.timeline):
                 self._learned(ledger, event)

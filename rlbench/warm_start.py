@@ -16,7 +16,7 @@ from .contract.task import training_problems
 from .hashing import digest_of
 from .learning.learner import Learner
 from .randomness import key_of
-from .types import Count, Fraction, Model, Natural, Params, Problem, Status, Task
+from .types import Count, Fraction, Model, Natural, Params, Problem, Task
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +79,15 @@ def warm_start(
             task, settings.seed, begin, settings.rollouts, 2, lambda problem: not (spares and is_apart(problem))
         )
         batch = demonstrations(task, player.tokenizer, player.limits, player.verifier, problems)
-        tokens += sum(t.prompt_tokens + t.completion_tokens + t.observation_tokens for t in batch.trajectories)
+        tokens += int(batch.trajectories.tally.tokens.sum())
         state, _, _ = learner.step(state, learner.devices.shard(batch.rollouts))
-        for one in learning_passes(batch.tally(), learner.room(batch.rollouts.tokens.shape[1], 1), epochs=1):
+        for one in learning_passes(batch.trajectories.tally, learner.room(batch.rollouts.tokens.shape[1], 1), epochs=1):
             learner.account.passed(one)
         step += 1
         if step % settings.check_every == 0:
             played = player.play(state.trainable["policy"], ahead, 1, first_id=0, version=0, greedy=[True])
-            judged = [t.solved for t in played.trajectories if t.status != Status.INFRASTRUCTURE]
-            accuracy = sum(judged) / len(judged) if judged else None
+            judged = played.trajectories.solved[played.trajectories.judged]
+            accuracy = float(judged.mean()) if len(judged) else None
             progress(step, accuracy)
             if accuracy is not None and accuracy >= settings.accuracy:
                 break

@@ -6,13 +6,13 @@ without leading zeros ("-0" is no number either). White space, words or a sum th
 out are wrong.
 """
 
+import itertools
 import math
-import random
 import re
 from collections.abc import Sequence
 from typing import Literal
 
-from rlbench.hashing import number_of
+from rlbench.hashing import drawn, number_of
 from rlbench.types import Bounds, ConfigError, Count, Problem, Status, Step
 
 NUMBER = re.compile(r"0|-?[1-9][0-9]*", re.ASCII)
@@ -48,11 +48,14 @@ class Arithmetic:
         )
 
     def problem(self, seed: int, split: str) -> Problem:
-        draw = random.Random(f"{split} {seed}")
-        while True:
-            operation, a, b = draw.choice(self.operations), draw.choice(self.operands), draw.choice(self.operands)
-            if held_out(operation, a, b) == (split == "heldout"):
-                return Problem(ask(operation, a, b), answer(operation, a, b), content(operation, a, b))
+        operands = self.operands
+        for attempt in itertools.count():
+            which, *pair = drawn(f"{split} {seed} {attempt}", len(self.operations), len(operands), len(operands))
+            operation, (a, b) = self.operations[which], (operands[place] for place in pair)
+            key = content(operation, a, b)
+            if held_out(key) == (split == "heldout"):
+                return Problem(ask(operation, a, b), answer(operation, a, b), key)
+        raise AssertionError  # one attempt or another is of the split
 
     def step(self, state: str, completion: str) -> Step:
         if completion == state:
@@ -96,9 +99,9 @@ def content(operation: Operation, a: int, b: int) -> str:
     return f"{operation} {a} {b}"
 
 
-def held_out(operation: Operation, a: int, b: int) -> bool:
+def held_out(content: str) -> bool:
     """True if a problem is held out, by its content alone."""
-    return number_of(content(operation, a, b)) % HELDOUT == 0
+    return number_of(content) % HELDOUT == 0
 
 
 def credit(right: str, completion: str) -> float:

@@ -59,8 +59,8 @@ class LockStep:
             states = [episodes.states[row] for row in going]
             steps, _ = self.player.verifier.judge(task, list(zip(states, texts, strict=True)))
             reads: list[list[int]] = [[] for _ in range(rows)]
-            for row, step in zip(going.tolist(), steps, strict=True):
-                reads[row] = episodes.observe(row, step, tokenizer)
+            for row, text in episodes.observe(going, steps, tokenizer):
+                reads[row] = text
             going = np.flatnonzero([bool(text) for text in reads])
             if len(going):
                 outputs, cache = self.read(params, cache, *ragged(reads, 1 + limits.observation))
@@ -93,7 +93,9 @@ def sample(
     def pick(outputs: Array, position: Array) -> tuple[Array, Array]:
         logp = log_policy(model, outputs)
         keys = jax.vmap(lambda one, at: jax.random.fold_in(fold_in(key, one), at))(ids, position)
-        token = jax.vmap(jax.random.categorical)(keys, logp).astype(jnp.int32)
+        below = jnp.cumsum(jnp.exp(logp), axis=-1)  # the inverse of the cumulative distribution
+        number = jax.vmap(jax.random.uniform)(keys) * below[:, -1]
+        token = (below <= number[:, None]).sum(axis=-1).astype(jnp.int32)
         return token, jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
 
     def going(carry: Any) -> Array:

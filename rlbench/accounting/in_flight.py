@@ -24,7 +24,7 @@ class InFlight(NamedTuple):
 
     def including(self, ids: np.ndarray) -> "InFlight":
         """With those of these ids that are new, too."""
-        new = np.setdiff1d(ids, self.ids)
+        new = ids if not len(self.ids) else ids[self.ids.take(np.searchsorted(self.ids, ids), mode="clip") != ids]
         return self._merged(self.blank(new)) if len(new) else self
 
     def places(self, ids: np.ndarray) -> np.ndarray:
@@ -54,7 +54,8 @@ class InFlight(NamedTuple):
         columns = [np.concatenate(both) for both in zip(self[:-1], other[:-1], strict=True)]
         tally = Tally(*map(np.concatenate, zip(self.tally, other.tally, strict=True)))
         merged = InFlight(columns[0], columns[1], columns[2], columns[3], tally)
-        return merged._taken(np.argsort(merged.ids))
+        ascending = (merged.ids[1:] > merged.ids[:-1]).all()
+        return merged if ascending else merged._taken(np.argsort(merged.ids))
 
     def _taken(self, places: np.ndarray) -> "InFlight":
         return InFlight(

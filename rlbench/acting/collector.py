@@ -1,62 +1,43 @@
 """Collects finished episodes into batches: groups that an algorithm keeps, none of them too old."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..accounting.ledger import Ledger
-from ..accounting.tally import Tally
-from ..types import Fate, Rollouts, Status
-from .episode import Episodes, Trajectory
+from ..types import Fate, Rollouts
+from .episode import Episodes, Trajectories
 
 
 class Batch(NamedTuple):
     """Rollouts on the host, and what was sampled for them."""
 
     rollouts: Rollouts
-    trajectories: list[Trajectory]  # of all that became known, those that are not trained on too, in the order of ids
+    trajectories: Trajectories  # of all that became known, those that are not trained on too, in the order of ids
     rows: np.ndarray  # i64[B]  where each row of the rollouts stands among the trajectories; -1 is padding
     ids: np.ndarray  # i64[B]  of the rows; -1 is padding
     behind: np.ndarray  # i32[B, T]  learner steps by which weights were old when they sampled each token
     prompts: np.ndarray  # i32[N]  tokens of the prompt that each B / N neighbouring rows share: a group, or one row
 
-    def tally(self) -> Tally:
-        """All that was sampled in the ledger's terms."""
-        columns: list[Any] = list(zip(*self.trajectories, strict=True))
-        all_of: Any = Trajectory(*columns)
-        rows = len(self.trajectories)
-        prompt = np.fromiter(all_of.prompt_tokens, np.int64, rows)
-        completion = np.fromiter(all_of.completion_tokens, np.int64, rows)
-        environment = np.fromiter(all_of.observation_tokens, np.int64, rows)
-        return Tally(
-            prompt=prompt,
-            completion=completion,
-            environment=environment,
-            tokens=prompt + completion + environment,
-            truncated=np.fromiter(all_of.truncated, bool, rows),
-            timed_out=np.fromiter(all_of.timed_out, bool, rows),
-            broke=np.fromiter(map(Status.INFRASTRUCTURE.__eq__, all_of.status), bool, rows),
-        )
 
-
-def batch_of(episodes: Episodes, rows: np.ndarray, aside: list[tuple[int, Trajectory]] | None = None) -> Batch:
+def batch_of(episodes: Episodes, rows: np.ndarray, aside: Sequence[Trajectories] = ()) -> Batch:
     """Episodes as a batch.
 
     Args:
       rows: i64[B], -1 is padding.
-      aside: other rollouts, by id, that became known meanwhile.
+      aside: other rollouts that became known meanwhile.
     """
     there = rows >= 0
     ids = np.where(there, episodes.ids[rows], -1)
-    known = sorted([*zip(ids[there].tolist(), episodes.trajectories(rows[there]), strict=True), *(aside or [])])
-    places = np.searchsorted([one for one, _ in known], ids)
+    known = Trajectories.in_order([episodes.trajectories(rows[there]), *aside])
+    places = np.searchsorted(known.ids, ids)
     rollouts = episodes.rollouts(rows)
     behind = np.where(there[:, None], episodes.behind[rows, : rollouts.tokens.shape[1]], 0)
     prompts = np.where(there, episodes.prompt_length[rows], 1).astype(np.int32)
     if whole(rows, episodes.group_size):
         prompts = prompts[:: episodes.group_size]
-    return Batch(rollouts, [trajectory for _, trajectory in known], np.where(there, places, -1), ids, behind, prompts)
+    return Batch(rollouts, known, np.where(there, places, -1), ids, behind, prompts)
 
 
 def whole(rows: np.ndarray, group_size: int) -> bool:
@@ -99,11 +80,11 @@ class Collector:
         self.max_staleness, self.waits = max_staleness, waits
         self.formed = 0  # batches
         self.dropped = 0  # rollouts that were too old
-        groups = len(episodes.problems)
+        groups = len(episodes.prompts)
         self.open, self.ready = np.zeros((2, groups), bool)  # groups that are played; that wait for their batch
         self._filtered = self._replaced = 0  # rollouts: since the last batch formed; before
         self._kept = np.zeros(len(episodes.ids), bool)
-        self._aside: list[tuple[int, Trajectory]] = []  # that became known since the last batch and are not trained on
+        self._aside: list[Trajectories] = []  # that became known since the last batch and are not trained on
 
     @property
     def free(self) -> np.ndarray:
@@ -256,7 +237,7 @@ class Collector:
         if len(rows):
             ids = self.episodes.ids[rows]
             self.ledger.settled(ids, fate)
-            self._aside += zip(ids.tolist(), self.episodes.trajectories(rows), strict=True)
+            self._aside.append(self.episodes.trajectories(rows))
             self._kept[rows] = False
 
     def _close(self, groups: np.ndarray) -> None:

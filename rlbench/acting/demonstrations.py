@@ -34,5 +34,5 @@ def demonstrations(
         if turn == limits.turns - 1:
             break
         steps, _ = verifier.judge(task, said)
-        going = [row for row, step in zip(going, steps, strict=True) if episodes.observe(row, step, tokenizer)]
+        going = [row for row, _ in episodes.observe(np.array(going), steps, tokenizer)]
     return batch_of(episodes, rows)

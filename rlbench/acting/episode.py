@@ -1,7 +1,8 @@
 """Episodes while they are played: a state machine without input or output, kept as arrays."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,6 @@ from ..accounting.tally import Tally
 from ..models.prefix import Widths
 from ..models.tokenizers import END, PAD
 from ..types import SOLVED_ABOVE, Phase, Problem, Rollouts, Status, Step, Tokenizer
-
-NOBODY = Problem("", None)
 
 
 class SequenceLimits(NamedTuple):
@@ -51,6 +50,61 @@ class Trajectory(NamedTuple):
     detail: str  # the reason of the status, for people
 
 
+@dataclass(frozen=True, eq=False)
+class Trajectories(Sequence[Trajectory]):
+    """Records of n rollouts, column by column; one by one they are made where somebody reads them."""
+
+    ids: np.ndarray  # i64[n]
+    problem: np.ndarray  # object[n]
+    prompt: np.ndarray  # object[n]
+    said: np.ndarray  # object[n, turns]  texts of completions; None of those that there were not
+    reward: np.ndarray  # f64[n]
+    solved: np.ndarray  # bool[n]  as the last step says, or else if rewards add up to 1
+    status: np.ndarray  # object[n]
+    detail: np.ndarray  # object[n]
+    tally: Tally
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        tally = self.tally
+        return Trajectory(
+            problem=self.problem[at],
+            prompt=self.prompt[at],
+            completions=tuple(text for text in self.said[at] if text is not None),
+            reward=float(self.reward[at]),
+            solved=bool(self.solved[at]),
+            status=self.status[at],
+            prompt_tokens=int(tally.prompt[at]),
+            completion_tokens=int(tally.completion[at]),
+            observation_tokens=int(tally.environment[at]),
+            truncated=bool(tally.truncated[at]),
+            timed_out=bool(tally.timed_out[at]),
+            detail=self.detail[at],
+        )
+
+    @property
+    def judged(self) -> np.ndarray:
+        """bool[n]: those whose verifier did not break."""
+        return ~self.tally.broke
+
+    @classmethod
+    def in_order(cls, parts: Sequence["Trajectories"]) -> "Trajectories":
+        """All of these, in the order of their ids."""
+        order = np.argsort(np.concatenate([part.ids for part in parts]))
+        columns = zip(*(part._columns() for part in parts), strict=True)
+        *own, tally = ([np.concatenate(pieces)[order] for pieces in zip(*each, strict=True)] for each in columns)
+        values: Any = [*(column for (column,) in own), Tally(*tally)]
+        return cls(*values)
+
+    def _columns(self) -> list[tuple[np.ndarray, ...]]:
+        values = [getattr(self, field.name) for field in fields(self)]
+        return [value if isinstance(value, tuple) else (value,) for value in values]
+
+
 class Passed(NamedTuple):
     """Tokens of each row that went through the network in one way, since it was last asked."""
 
@@ -80,7 +134,7 @@ class Episodes:
         rows = groups * group_size
         self.limits, self.group_size = limits, group_size
         self.ids = np.full(rows, -1)  # of rollouts; -1: the place is free
-        self.seed, self.problems = [0] * groups, [NOBODY] * groups
+        self.seed, self.prompts = (np.full(groups, None, object) for _ in range(2))  # of the problems
         self.prompt_length = np.zeros(rows, np.int64)
         self.tokens = np.full((rows, limits.episode), PAD, np.int32)
         self.chosen = np.zeros(self.tokens.shape, bool)
@@ -93,10 +147,8 @@ class Episodes:
         self.length = np.zeros(rows, np.int64)  # tokens so far
         self.turn = np.zeros(rows, np.int64)  # completions that were judged
         self.completed = np.zeros((rows, limits.turns), np.int64)  # tokens of each turn's completion
-        self.states: list[object] = [None] * rows
-        self.completions: list[list[str]] = [[] for _ in range(rows)]
-        self.status, self.detail = [Status.OPEN] * rows, [""] * rows
-        self.solved: list[bool | None] = [None] * rows
+        self.states, self.status, self.detail, self.solved = (np.full(rows, None, object) for _ in range(4))
+        self.said = np.full((rows, limits.turns), None, object)  # texts of the completions
         self.truncated, self.timed_out = np.zeros((2, rows), bool)
         self._prompt_counted = np.zeros(groups, bool)
         self._prompts, self._answers, self._decoded = Passed.blank(groups), Passed.blank(rows), Passed.blank(rows)
@@ -117,12 +169,10 @@ class Episodes:
         tokens, length = prompts
         rows = self.rows_of(groups)
         self.ids[rows] = first_id + np.arange(len(rows))
-        for group, (seed, problem) in zip(groups.tolist(), problems, strict=True):
-            self.seed[group], self.problems[group] = seed, problem
-        for row in rows.tolist():
-            self.states[row] = self.problems[row // self.group_size].state
-            self.completions[row] = []
-            self.status[row], self.detail[row], self.solved[row] = Status.OPEN, "", None
+        self.seed[groups], self.prompts[groups] = [seed for seed, _ in problems], [one.prompt for _, one in problems]
+        states = np.fromiter((problem.state for _, problem in problems), object, len(problems))
+        self.states[rows] = np.repeat(states, self.group_size)
+        self.status[rows], self.detail[rows], self.solved[rows], self.said[rows] = Status.OPEN, "", None, None
         self.tokens[rows], self.chosen[rows], self.oldest[rows] = PAD, False, -1
         for column in (self.logp, self.reward, self.behind, self.turn, self.completed):
             column[rows] = 0
@@ -143,7 +193,7 @@ class Episodes:
 
     def prompt(self, row: int) -> str:
         """Text of the problem of an episode."""
-        return self.problems[row // self.group_size].prompt
+        return self.prompts[row // self.group_size]
 
     def prompts_read(self, groups: np.ndarray) -> None:
         """The network has read the prompts of groups. To read one again, for other weights, is nobody's need."""
@@ -184,40 +234,43 @@ class Episodes:
 
     def complete(self, rows: np.ndarray, tokenizer: Tokenizer) -> list[str]:
         """Texts of the completions that some episodes have just ended."""
-        last = self.length[rows]
-        first = last - self.completed[rows, self.turn[rows]]
+        last, turn = self.length[rows], self.turn[rows]
+        size = self.completed[rows, turn]
         self.truncated[rows] |= self.tokens[rows, last - 1] != END
-        texts = []
-        for row, begin, end in zip(rows.tolist(), first.tolist(), last.tolist(), strict=True):
-            texts.append(tokenizer.decode(self.tokens[row, begin:end].tolist()))
-            self.completions[row].append(texts[-1])
+        place = np.minimum((last - size)[:, None] + np.arange(size.max(initial=0)), self.limits.episode - 1)
+        tokens = self.tokens[rows[:, None], place].tolist()
+        texts = [tokenizer.decode(text[:end]) for text, end in zip(tokens, size.tolist(), strict=True)]
+        self.said[rows, turn] = texts
         return texts
 
-    def observe(self, row: int, step: Step, tokenizer: Tokenizer) -> list[int]:
-        """Takes the environment's answer to a completion.
+    def observe(self, rows: np.ndarray, steps: Sequence[Step], tokenizer: Tokenizer) -> list[tuple[int, list[int]]]:
+        """Takes the environment's answers to completions of some episodes, all different.
 
-        Returns what the episode reads next: the last token of the completion, which nobody has read yet, and the
-        answer's. Nothing where it is over, or was in its last turn.
+        Returns what the episodes that go on read next: the last token of the completion, which nobody has read yet,
+        and the answer's. The others are over, or were in their last turn.
         """
-        self.states[row], self.status[row], self.detail[row] = step.state, step.status, step.detail
-        self.solved[row] = step.solved
-        self.timed_out[row] |= step.status == Status.TIMEOUT
+        columns = (np.fromiter(column, object, len(rows)) for column in zip(*steps, strict=True))
+        self.states[rows], observation, reward, status, _, self.detail[rows], self.solved[rows] = columns
+        end = self.length[rows]
+        self.status[rows] = status
+        self.timed_out[rows] |= status == Status.TIMEOUT
+        self.reward[rows, end - 1] += reward.astype(float)
+        self.turn[rows] += 1
+        goes_on = (self.turn[rows] < self.limits.turns) & (status == Status.OPEN) & (observation != None)  # noqa: E711
+        self.over[rows[~goes_on]] = True
+        return [self._read(int(rows[one]), tokenizer.encode(observation[one])) for one in np.flatnonzero(goes_on)]
+
+    def _read(self, row: int, answer: list[int]) -> tuple[int, list[int]]:
         end = self.length[row]
-        self.reward[row, end - 1] += step.reward
-        self.turn[row] += 1
-        if self.turn[row] == self.limits.turns or step.next_observation is None:
-            self.over[row] = True
-            return []
-        answer = tokenizer.encode(step.next_observation)
         self.tokens[row, end : end + len(answer)] = answer
         self.length[row] += len(answer)
-        return [int(self.tokens[row, end - 1]), *answer]
+        return row, [int(self.tokens[row, end - 1]), *answer]
 
     def demonstrate(self, row: int, completion: str, tokenizer: Tokenizer) -> None:
         """Appends a completion that somebody else wrote, ended as a policy would end it."""
         tokens = np.array([*tokenizer.encode(completion), END], np.int32)
         self.sampled(np.array([row]), tokens[None], np.zeros((1, len(tokens))), np.ones((1, len(tokens)), bool), 0)
-        self.completions[row].append(completion)
+        self.said[row, self.turn[row]] = completion
 
     def passes(self, groups: np.ndarray, read: int, decoded: int) -> list[Pass]:
         """Passes of groups through the network since this was asked last.
@@ -236,33 +289,26 @@ class Episodes:
     def tally(self, rows: np.ndarray) -> Tally:
         """Rows in the ledger's terms."""
         prompt, length, completion = self.prompt_length[rows], self.length[rows], self.completed[rows].sum(axis=1)
-        broke = np.array([self.status[row] == Status.INFRASTRUCTURE for row in rows.tolist()], bool)
         environment = length - prompt - completion
+        broke = self.status[rows] == Status.INFRASTRUCTURE
         return Tally(prompt, completion, environment, length, self.truncated[rows], self.timed_out[rows], broke)
 
-    def trajectories(self, rows: np.ndarray) -> list[Trajectory]:
+    def trajectories(self, rows: np.ndarray) -> Trajectories:
         """Records of some rows."""
-        completion = self.completed[rows].sum(axis=1)
-        columns = (
-            self.reward[rows].sum(axis=1),
-            self.prompt_length[rows],
-            completion,
-            self.length[rows] - self.prompt_length[rows] - completion,
-            self.truncated[rows],
-            self.timed_out[rows],
+        reward, solved = self.reward[rows].sum(axis=1), self.solved[rows]
+        unknown = solved == None  # noqa: E711
+        groups = rows // self.group_size
+        return Trajectories(
+            ids=self.ids[rows],
+            problem=self.seed[groups],
+            prompt=self.prompts[groups],
+            said=self.said[rows],
+            reward=reward,
+            solved=np.where(unknown, reward > SOLVED_ABOVE, solved).astype(bool),
+            status=self.status[rows],
+            detail=self.detail[rows],
+            tally=self.tally(rows),
         )
-        return [
-            Trajectory(
-                *(self.seed[row // self.group_size], self.prompt(row), tuple(self.completions[row])),
-                *(reward, self._is_solved(row, reward), self.status[row], *numbers, self.detail[row]),
-            )
-            for row, reward, *numbers in zip(rows.tolist(), *(column.tolist() for column in columns), strict=True)
-        ]
-
-    def _is_solved(self, row: int, reward: float) -> bool:
-        """True if the last step says so, or says nothing and the rewards add up to full reward, which is 1."""
-        said = self.solved[row]
-        return reward > SOLVED_ABOVE if said is None else said
 
     def rollouts(self, rows: np.ndarray) -> Rollouts:
         """Episodes as right-padded arrays of the smallest bucket that holds them all. -1 is a masked row.
@@ -273,7 +319,7 @@ class Episodes:
         there = rows >= 0
         longest = self.length[rows[there]].max(initial=0)
         size = next(bucket for bucket in self.limits.buckets if bucket >= longest)
-        valid = np.array([row >= 0 and self.status[row] != Status.INFRASTRUCTURE for row in rows.tolist()])
+        valid = there & (self.status[rows] != Status.INFRASTRUCTURE)
         group = np.where(there, rows // self.group_size, len(self.ids) + np.arange(len(rows)))
         heads = np.append(True, group[1:] != group[:-1])  # attempts at a problem come one after the other
 

@@ -7,6 +7,7 @@ not on the row that it gets, its neighbours, or when it gets there.
 import threading
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -235,13 +236,13 @@ class Play:
         tokens = np.where(self.at[:, None] >= 0, episodes.tokens[mine], PAD)
         self.read += tokens.size
         with self.player.account.during(Activity.COMPUTING):
-            text = self.player.devices.shard((tokens, length))
+            text = self.player.devices.handed((tokens, length))
             self.slots = self.player.again(self.networks, self.slots, *text)
 
     def prepare_reread(self) -> None:
         """Has the program of `reread` compiled now."""
         nothing = np.full((self.rows.slots, self.player.limits.episode), PAD, np.int32)
-        text = self.player.devices.shard((nothing, np.zeros(self.rows.slots, np.int32)))
+        text = self.player.devices.handed((nothing, np.zeros(self.rows.slots, np.int32)))
         self.player.again.prepare(self.networks, self.slots, *text)
 
     def advance(self, admits: bool = True) -> None:
@@ -270,16 +271,15 @@ class Play:
 
     def observe(self, steps: Sequence[tuple[int, Step]]) -> np.ndarray:
         """Takes answers of the environment, by rollouts' ids. Returns the ids of rollouts that are still wanted."""
-        episodes = self.episodes
-        steps = sorted(((one, step) for one, step in steps if one in self.judging), key=lambda answer: answer[0])
-        self.player.verifier.tolerate([step for _, step in steps])
-        for one, step in steps:
-            rollout = self.judging.pop(one)
-            if text := episodes.observe(rollout, step, self.player.tokenizer):
-                self.unread.append((rollout, text))
-            else:
-                self._free(np.array([rollout]))
-        return np.array([one for one, _ in steps], np.int64)
+        wanted = sorted([answer for answer in steps if answer[0] in self.judging], key=itemgetter(0))
+        if not wanted:
+            return np.zeros(0, np.int64)
+        ids, answers = zip(*wanted, strict=True)
+        self.player.verifier.tolerate(answers)
+        rollouts = np.array([self.judging.pop(one) for one in ids])
+        self.unread += self.episodes.observe(rollouts, answers, self.player.tokenizer)
+        self._free(rollouts[self.episodes.over[rollouts]])
+        return np.array(ids, np.int64)
 
     def drop(self, rollouts: np.ndarray) -> None:
         """Gives up rollouts, wherever they are."""
@@ -320,7 +320,7 @@ class Play:
             which = np.maximum(self.at, 0)
             admission = Admission(source, words(self.episodes.ids[which]), self.greedy[which], self.limit[which])
             with player.account.during(Activity.COMPUTING):
-                admission = player.devices.shard(admission)
+                admission = player.devices.handed(admission)
                 self.slots = player.start(self.slots, self.shared, player.key, admission)
 
     def _read_prompts(self) -> None:
@@ -337,7 +337,7 @@ class Play:
         self.read += tokens.size
         episodes.prompts_read(mine)
         with self.player.account.during(Activity.COMPUTING):
-            self.shared = self.player.read(self.networks, *self.player.devices.shard((tokens, length)))
+            self.shared = self.player.read(self.networks, *self.player.devices.handed((tokens, length)))
 
     def _answer(self) -> None:
         """Has rows read what their environment answered."""
@@ -365,7 +365,7 @@ class Play:
             np.pad(length, (0, missing)),
             np.pad(self.limit[rollouts], (0, missing)),
         )
-        return self.player.devices.shard(observation)
+        return self.player.devices.handed(observation)
 
     def _sample(self) -> None:
         """Samples some tokens in every row that has more to say, and has what was ended judged."""
@@ -382,12 +382,12 @@ class Play:
         if len(ended):
             rollouts = self.at[ended]
             texts = episodes.complete(rollouts, player.tokenizer)
-            said = [(episodes.states[one], text) for one, text in zip(rollouts, texts, strict=True)]
+            said = [*zip(episodes.states[rollouts].tolist(), texts, strict=True)]
             ids = episodes.ids[rollouts].tolist()
             self.judging.update(zip(ids, rollouts.tolist(), strict=True))
             self._free(rollouts[episodes.turn[rollouts] == player.limits.turns - 1])  # nothing follows
             with player.account.during(Activity.VERIFYING):
-                self.environment.submit(ids, said, [episodes.prompt(one) for one in rollouts])
+                self.environment.submit(ids, said, [episodes.prompt(one) for one in rollouts.tolist()])
 
 
 def rounded_up(number: int, unit: int) -> int:

@@ -5,6 +5,7 @@ either reads what the environment answers or is given to another rollout. An idl
 and changes nothing.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -179,9 +180,32 @@ def pick(
     """Samples a token for every row, and its log-probability, from outputs f32[B, V] at the token before."""
     logp = log_policy(model, outputs)
     keys = jax.vmap(lambda one, at: jax.random.fold_in(fold_in(key, one), at))(ids, position)
-    sampled = jax.vmap(jax.random.categorical)(keys, truncate(logp, sampling))
-    token = jnp.where(greedy, logp.argmax(axis=-1), sampled).astype(jnp.int32)
+    sampled = drawn(truncate(logp, sampling), jax.vmap(jax.random.uniform)(keys))
+    most_probable = jax.lax.cond(greedy.any(), lambda: logp.argmax(axis=-1), lambda: sampled)
+    token = jnp.where(greedy, most_probable, sampled).astype(jnp.int32)
     return token, jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
+
+
+def drawn(logp: Array, number: Array) -> Array:
+    """Tokens i32[B] of distributions logp f32[B, V], which need not add up to 1, by uniform numbers f32[B] in [0, 1).
+
+    By the inverse of the cumulative distribution: one random number a token. The Gumbel-max trick takes V of them,
+    and their logarithms, which costs more than a small network does. First a block of about sqrt(V) tokens is found,
+    then the token in it.
+    """
+    rows, size = logp.shape
+    width = math.isqrt(size - 1) + 1
+    blocks = -(-size // width)
+    weights = jnp.pad(jnp.exp(logp), ((0, 0), (0, blocks * width - size))).reshape(rows, blocks, width)
+    below = jnp.cumsum(weights.sum(axis=-1), axis=-1)
+    # Numbers have 23 bits, so that they stay below the last sum, and so does what is rounded down to that many: what
+    # has probability 0 is never drawn.
+    number *= below[:, -1]
+    block = (below <= number[:, None]).sum(axis=-1)
+    before = jnp.where(block > 0, below[jnp.arange(rows), jnp.maximum(block - 1, 0)], 0.0)
+    within = jnp.cumsum(weights[jnp.arange(rows), block], axis=-1)
+    number = jnp.minimum(number - before, within[:, -1] * (1 - 2**-23))
+    return block * width + (within <= number[:, None]).sum(axis=-1)
 
 
 def truncate(logp: Array, sampling: Sampling) -> Array:

@@ -1,7 +1,7 @@
 """Returns of a task's methods, held to their types and bounds wherever the core takes them in."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
 from ..types import Bounds, PendingStep, PluginError, Problem, Program, SolvableTask, Status, Step, Task
@@ -51,11 +51,22 @@ def problem_of(task: Task, seed: int, split: str) -> Problem:
     Raises:
       PluginError: it is none, or its prompt is out of bounds, or making it raised.
     """
-    with source_of(task).blamed("problem"):
-        problem = task.problem(seed, split)
-        expect_of(problem, isinstance(problem, Problem), "problem", "a Problem(prompt, state)")
-        check_text(task.bounds, "problem", f"a prompt of {split} {seed}", problem.prompt, task.bounds.prompt)
+    (problem,) = problems_of(task, [seed], split)
     return problem
+
+
+def problems_of(task: Task, seeds: Sequence[int], split: str) -> list[Problem]:
+    """Problems of a task, each as of `problem_of`."""
+    made, bounds = [], task.bounds
+    with source_of(task).blamed("problem"):
+        for seed in seeds:
+            problem = task.problem(seed, split)
+            expect_of(problem, isinstance(problem, Problem), "problem", "a Problem(prompt, state)")
+            prompt = problem.prompt
+            if not (type(prompt) is str and 0 < len(prompt) <= bounds.prompt and bounds.alphabet.issuperset(prompt)):
+                check_text(bounds, "problem", f"a prompt of {split} {seed}", prompt, bounds.prompt)
+            made.append(problem)
+    return made
 
 
 def has_solutions(task: Task) -> bool:
@@ -142,4 +153,4 @@ def check_text(bounds: Bounds, about: str, what: str, text: Any, most: int) -> N
 def training_problems(task: Task, seed: int, first: int, count: int) -> list[tuple[int, Problem]]:
     """`count` training problems of a run with their numbers; runs of different seeds have no number in common."""
     numbers = range((seed << 32) + first, (seed << 32) + first + count)
-    return [(number, problem_of(task, number, "train")) for number in numbers]
+    return [*zip(numbers, problems_of(task, numbers, "train"), strict=True)]

@@ -124,7 +124,7 @@ class Learner:
         for _ in range(self.update_config.epochs):
             groups = random.permutation(len(rollouts.group) // size).astype(np.int32)
             for some in groups.reshape(self.update_config.minibatches, -1):
-                mine = self.devices.shard((some[:, None] * size + np.arange(size, dtype=np.int32)).ravel())
+                mine = self.devices.handed((some[:, None] * size + np.arange(size, dtype=np.int32)).ravel())
                 trainable, opt_state, report = self.update(
                     trainable, opt_state, frozen, rollouts, prompts, scores, mine
                 )

@@ -45,6 +45,7 @@ class Characters:
         self.vocabulary = 2 + len(alphabet)
         self.emits = np.arange(self.vocabulary) != PAD
         self._ids = {character: 2 + i for i, character in enumerate(alphabet)}
+        self._letters = ["", "", *alphabet]
 
     def encode(self, text: str) -> list[int]:
         try:
@@ -55,4 +56,4 @@ class Characters:
             ) from None
 
     def decode(self, tokens) -> str:
-        return "".join(self.alphabet[int(token) - 2] for token in tokens if token >= 2)
+        return "".join([self._letters[token] for token in tokens])

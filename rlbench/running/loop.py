@@ -1,5 +1,7 @@
 """The act-and-learn loop, as a stream of events. Synchronous training is the same loop with a lead of 0."""
 
+import contextlib
+import gc
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -51,3 +53,17 @@ def train(
         yield Learned(version, state, acted, measured | metrics, teaches, time.perf_counter() - began)
         if sync:
             publish(state)
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """A block in which Python's garbage collector passes over all that there was before.
+
+    What JAX and its libraries hold never becomes garbage, and to look through it takes milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

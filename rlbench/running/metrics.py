@@ -1,12 +1,11 @@
 """Metrics of a learner step: what its batch was like, how old it was, and what did not get into it."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from ..acting.collector import Batch
-from ..acting.episode import Trajectory
 from ..evaluation import mean
-from ..types import Status
 from .actor import Acted
 
 
@@ -18,14 +17,14 @@ def metrics_of(acted: Acted, version: int, max_staleness: int) -> dict[str, Any]
     """
     batch = acted.batch
     rollouts, trajectories = batch.rollouts, batch.trajectories
-    valid = judged(trajectories)
+    valid, tally = trajectories.judged, trajectories.tally
     return {
-        "reward": mean([t.reward for t in valid]),
-        "accuracy": mean([t.solved for t in valid]),
-        "truncated": mean([t.truncated for t in valid]),
-        "completion_tokens": mean([t.completion_tokens for t in valid]),
+        "reward": mean(trajectories.reward[valid]),
+        "accuracy": mean(trajectories.solved[valid]),
+        "truncated": mean(tally.truncated[valid]),
+        "completion_tokens": mean(tally.completion[valid]),
         "entropy": mean(-rollouts.logp[rollouts.mask]),  # of what is trained on
-        "infrastructure_failures": len(trajectories) - len(valid),
+        "infrastructure_failures": int(tally.broke.sum()),
         "kept": float((batch.rows >= 0).sum()) / max(len(trajectories), 1),
         **staleness(batch, version, max_staleness),
         **(survivorship(batch) | queues(acted) if max_staleness else {}),
@@ -49,11 +48,12 @@ def staleness(batch: Batch, version: int, max_staleness: int) -> dict[str, Any]:
 
 def survivorship(batch: Batch) -> dict[str, Any]:
     """Rollouts that are trained on against all that were sampled to the end: fast and short ones come first."""
-    trained = judged([batch.trajectories[row] for row in batch.rows[batch.rows >= 0]])
-    everything = judged(batch.trajectories)
+    everything = batch.trajectories.judged
+    trained = np.zeros_like(everything)
+    trained[batch.rows[batch.rows >= 0]] = True
     return {
-        f"survivorship/{name}": ratio(*(mean([getattr(t, of) for t in those]) for those in (trained, everything)))
-        for name, of in (("length", "completion_tokens"), ("accuracy", "solved"))
+        f"survivorship/{name}": ratio(mean(column[trained & everything]), mean(column[everything]))
+        for name, column in (("length", batch.trajectories.tally.completion), ("accuracy", batch.trajectories.solved))
     }
 
 
@@ -65,11 +65,6 @@ def queues(acted: Acted) -> dict[str, Any]:
         "queue/waiting": acted.waiting,
         "dropped": acted.dropped,
     }
-
-
-def judged(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """Those whose verifier did not break."""
-    return [t for t in trajectories if t.status != Status.INFRASTRUCTURE]
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:

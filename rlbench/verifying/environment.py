@@ -16,9 +16,10 @@ from ..contract.task import answers_of, blocks, steps_of
 from ..interrupts import Stopped
 from ..types import PendingStep, Program, Status, Step, Task, TooManyFailures, Verdict
 from .delay import AT_ONCE, Delay
-from .payment import broken, described, payable
+from .payment import broken, payable, plain
 from .pool import identity
-from .steps import Fault, Steps, TooManyStuck, own
+from .steps import ATOMS, Fault, Steps, TooManyStuck, own
+from .watchdog import SHOWN, About
 
 BEAT = 0.25  # seconds between looks at whether anybody still wants the steps
 
@@ -27,9 +28,8 @@ class Submitted(NamedTuple):
     """A completion that waits for its step."""
 
     ticket: int
-    state: Any
-    completion: str
-    about: str  # for messages
+    said: tuple[Any, str]  # the state that it was given in, and the completion
+    prompt: str  # of its problem, for messages
 
 
 class Judged(NamedTuple):
@@ -78,7 +78,8 @@ class Environment:
         self._blocks = blocks(task)
         self._arrived: SimpleQueue[Judged | None] = SimpleQueue()
         self._woken = False
-        self._late: list[tuple[float, int, int, Step]] = []  # a heap: when it is due, order, ticket, step
+        self._ready: list[tuple[int, Step]] = []  # tickets and steps that are due
+        self._late: list[tuple[float, int, int, Step]] = []  # a heap of others: when one is due, order, ticket, step
         self._order = count()
         self._programs: dict[str, Future[Verdict]] = {}
         self._verification = Verification()
@@ -102,17 +103,17 @@ class Environment:
           Stopped: `stop` was set.
         """
         with self._metered():
-            asked = [
-                Submitted(ticket, state, completion, described(completion, prompt))
-                for ticket, (state, completion), prompt in zip(tickets, said, prompts or repeat(""))
-            ]
-            self.waiting += len(asked)
+            self.waiting += len(said)
+            asked = [*map(Submitted, tickets, said, prompts or repeat(""))]
             if self._blocks:
                 for one in asked:
                     self._threads.submit(self._step_elsewhere, one)
                 return
-            answers = self._make([partial(step_of, self.task, one.state, one.completion) for one in asked], asked)
-            self._answered(asked, answers)
+            answers = self._make(self._step, said, asked)
+            if plain(answers):
+                self._ended(tickets, answers)
+            else:
+                self._answered(asked, answers)
 
     def take(self, wait: bool) -> list[tuple[int, Step]]:
         """Tickets and steps of completions that are judged and were not taken yet.
@@ -127,7 +128,7 @@ class Environment:
         with self._metered():
             while True:
                 self._settle()
-                ready = []
+                ready, self._ready = self._ready, []
                 while self._late and self._late[0][0] <= time.monotonic():
                     _, _, ticket, step = heapq.heappop(self._late)
                     ready.append((ticket, step))
@@ -166,25 +167,26 @@ class Environment:
         if self._over.is_set():
             return
         try:
-            (answer,), spent = self._steps.make(
-                [partial(step_of, self.task, one.state, one.completion)], [one.about], self._over
-            )
+            (answer,), spent = self._steps.make(self._step, [one.said], [about(one)], self._over)
         except BaseException as error:  # the caller's to raise
             answer, spent = error, 0.0
         self._arrived.put(Judged(one, None, answer, spent))
 
     def _answered(self, asked: Sequence[Submitted], answers: Sequence[Any]) -> None:
         """Takes the task's answers to completions: steps, faults, or programs that have to be run first."""
-        answers_of(self.task, [answer for answer in answers if not isinstance(answer, Fault)])
+        over = []
         for one, answer in zip(asked, answers, strict=True):
+            if type(answer) is Step or isinstance(answer, Fault):
+                over.append((one, answer))
+                continue
+            (answer,) = answers_of(self.task, [answer])
             if isinstance(answer, PendingStep):
                 key = identity(answer.program)
                 if first := key not in self._programs:
                     self._programs[key] = self._run(answer.program)
                 self._programs[key].add_done_callback(partial(self._verdict_came, one, answer, first))
-        over = [
-            (one, answer) for one, answer in zip(asked, answers, strict=True) if not isinstance(answer, PendingStep)
-        ]
+            else:
+                over.append((one, answer))
         self._finished(over)
 
     def _verdict_came(self, one: Submitted, pending: PendingStep, first: bool, verdict: Future[Verdict]) -> None:
@@ -211,7 +213,9 @@ class Environment:
         self._answered([judged.one for judged in answered], [judged.outcome for judged in answered])
         settling = [(judged.one, judged.pending, judged.outcome) for judged in arrived if judged.pending]
         ends = self._make(
-            [partial(pending.settle, verdict) for _, pending, verdict in settling], [one for one, _, _ in settling]
+            lambda pending, verdict: pending.settle(verdict),
+            [pair[1:] for pair in settling],
+            [pair[0] for pair in settling],
         )
         self._finished([(one, end) for (one, _, _), end in zip(settling, ends, strict=True)])
         verdicts: list[Verdict] = [verdict for _, _, verdict in settling]
@@ -225,22 +229,35 @@ class Environment:
     def _finished(self, ends: Sequence[tuple[Submitted, Any]]) -> None:
         """Enters the ends of completions' judgement, steps or faults."""
         steps_of(self.task, [end for _, end in ends if not isinstance(end, Fault)])
-        now = time.monotonic()
         steps = [
-            broken(end, one.state) if isinstance(end, Fault) else payable(self.task, one.completion, end)
+            broken(end, one.said[0]) if isinstance(end, Fault) else payable(self.task, one.said[1], end)
             for one, end in ends
         ]
-        for (one, _), step in zip(ends, steps, strict=True):
-            heapq.heappush(self._late, (now + self.delay.of(one.ticket), next(self._order), one.ticket, step))
+        self._ended([one.ticket for one, _ in ends], steps)
+
+    def _ended(self, tickets: Sequence[int], steps: Sequence[Step]) -> None:
+        """Completions are judged; their steps are due once the delay is over."""
+        if self.delay == AT_ONCE:
+            self._ready += zip(tickets, steps, strict=True)
+        else:
+            now = time.monotonic()
+            for ticket, step in zip(tickets, steps, strict=True):
+                heapq.heappush(self._late, (now + self.delay.of(ticket), next(self._order), ticket, step))
         self._spend(
             calls=len(steps),
             cpu_seconds=sum(step.cpu_seconds for step in steps),
-            timeouts=sum(step.status == Status.TIMEOUT for step in steps),
+            timeouts=[step.status for step in steps].count(Status.TIMEOUT),
         )
 
-    def _make(self, calls: Sequence[Callable[[], Any]], asked: Sequence[Submitted]) -> list[Any]:
+    def _step(self, state: Any, completion: str) -> Any:
+        """The task's answer, given a state of its own, which it may change."""
+        return self.task.step(state if type(state) in ATOMS else own(state), completion)
+
+    def _make(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], asked: Sequence[Submitted]
+    ) -> list[Any]:
         try:
-            results, spent = self._steps.make(calls, [one.about for one in asked], self._stop)
+            results, spent = self._steps.make(function, arguments, [*map(about, asked)], self._stop)
         except TooManyStuck as stuck:
             raise self._explained(stuck) from None
         self._spend(cpu_seconds=spent)
@@ -264,9 +281,9 @@ class Environment:
             self._spend(wall_seconds=time.perf_counter() - wall, cpu_seconds=time.thread_time() - cpu)
 
 
-def step_of(task: Task, state: Any, completion: str) -> Any:
-    """The task's answer, given a state of its own, which it may change."""
-    return task.step(own(state), completion)
+def about(one: Submitted) -> About:
+    """What its step is about."""
+    return one.said[1][:SHOWN], one.prompt[-SHOWN:]
 
 
 def repeated(verdict: Verdict) -> Verdict:

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from ..interrupts import LEFT, Stopped
-from .watchdog import WATCHDOG
+from .watchdog import WATCHDOG, About
 
 BEAT = 0.25  # seconds between looks at a call that takes long
 STUCK = 8  # calls that may hang at once
@@ -21,7 +21,7 @@ class Fault(NamedTuple):
     """A call that gave no result."""
 
     reason: str  # in one line
-    about: str  # what it was about
+    about: About
 
 
 class TooManyStuck(RuntimeError):
@@ -31,8 +31,8 @@ class TooManyStuck(RuntimeError):
 class Calls:
     """Some calls and, so far, their results."""
 
-    def __init__(self, calls: Sequence[Callable[[], Any]], about: Sequence[str]):
-        self.calls, self.about = calls, about
+    def __init__(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], about: Sequence[About]):
+        self.function, self.arguments, self.about = function, arguments, about
         self.results: list[Any] = []
         self.began = time.monotonic()  # when the call at hand did
         self.left = False  # whether nobody waits any more
@@ -45,10 +45,11 @@ class Calls:
         Args:
           place: i64[1], where the number of the call at hand is written.
         """
-        for number, call in enumerate(self.calls, 1):
+        function = self.function
+        for number, arguments in enumerate(self.arguments, 1):
             place[0] = number
             try:
-                result = call()
+                result = function(*arguments)
             except BaseException as error:  # whatever a stranger's code raises, SystemExit too
                 result = Fault(told(error), self.about[number - 1])
             with self.lock:
@@ -61,7 +62,7 @@ class Calls:
     def overdue(self, seconds: float) -> bool:
         """True if the call at hand has taken longer; then its result and those of the others are not waited for."""
         with self.lock:
-            if len(self.results) < len(self.calls) and time.monotonic() - self.began > seconds:
+            if len(self.results) < len(self.arguments) and time.monotonic() - self.began > seconds:
                 self.left = True
             return self.left
 
@@ -122,11 +123,16 @@ class Steps:
         self._lock = threading.Lock()
 
     def make(
-        self, calls: Sequence[Callable[[], Any]], about: Sequence[str], stop: threading.Event | None = None
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+        about: Sequence[About],
+        stop: threading.Event | None = None,
     ) -> tuple[list[Any], float]:
-        """Results of the calls, or their faults, and the processor time that the threads took.
+        """Results of calls of a function, or their faults, and the processor time that the threads took.
 
         Args:
+          arguments: of each call.
           about: what each call is about, for messages.
           stop: ends it early, once it is set.
 
@@ -137,10 +143,10 @@ class Steps:
         results: list[Any] = []
         spent = 0.0
         with WATCHDOG.over(self.seconds):
-            while len(results) < len(calls):
+            while len(results) < len(arguments):
                 with self._lock:
                     worker = self._idle.pop() if self._idle else StepThread()
-                batch = Calls(calls[len(results) :], about[len(results) :])
+                batch = Calls(function, arguments[len(results) :], about[len(results) :])
                 worker.inbox.put(batch)
                 try:
                     hangs = self._wait(batch, stop)

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
@@ -25,11 +26,11 @@ from ..types import (
 )
 from .delay import AT_ONCE, Delay
 from .environment import Environment
-from .payment import SHOWN
 from .pool import Pool
 from .probe import Backend, choose
 from .sandbox import Limits, Sandbox
 from .steps import Steps, own
+from .watchdog import SHOWN
 
 REHEARSED = 128  # problems of each split
 FEWEST, LATEST = 100, 1000  # completions that failures are a part of, at the least and at the most
@@ -120,14 +121,18 @@ class Verifier:
         Raises:
           TooManyFailures: it is more than settings.max_failures of them.
         """
-        broke = [step for step in steps if step.status == Status.INFRASTRUCTURE]
+        statuses = [step.status for step in steps]
         with self._counting:
-            first = broke and not any(self._broke)
-            self._broke.extend(step.status == Status.INFRASTRUCTURE for step in steps)
+            if Status.INFRASTRUCTURE not in statuses:
+                self._broke.extend(repeat(False, len(steps)))
+                return
+            broke = [step for step in steps if step.status == Status.INFRASTRUCTURE]
+            first = not any(self._broke)
+            self._broke.extend(status == Status.INFRASTRUCTURE for status in statuses)
             failures, of = sum(self._broke), len(self._broke)
         if first:
             log.warning("a completion could not be judged, and its rollout is masked: %s", broke[0].detail)
-        if broke and failures > (most := self.settings.max_failures) * max(of, FEWEST):
+        if failures > (most := self.settings.max_failures) * max(of, FEWEST):
             what = f"{failures} of the last {of} completions could not be judged"
             raise TooManyFailures(f"verifier.max_failures={most:g}: {what}; the last: {broke[-1].detail}")
 

@@ -25,6 +25,8 @@ TICK = 0.25  # seconds between looks
 SLACK = 1.0  # seconds beyond a call's own
 HURRY = 1.25  # seconds without a sign of life, after Ctrl-C
 PAGES, PAGE = 128, 1 << 18  # of the memory: one a thread that makes calls; bytes of each
+SHOWN = 80  # characters of a text in a message
+About = tuple[str, str]  # what a call is about: a completion, and the prompt of its problem or nothing
 WORD = 8  # bytes: a page begins with the number of the call at hand, and the length of what calls are about
 
 
@@ -49,7 +51,7 @@ class Watchdog:
         finally:
             self._send(END)
 
-    def page(self, number: int, about: Sequence[str]) -> memoryview:
+    def page(self, number: int, about: Sequence[About]) -> memoryview:
         """Notes what the calls of a thread are about. Returns i64[1]: which of them it makes, from 1 on; 0 is none.
 
         Args:
@@ -143,6 +145,12 @@ def watch(pipe: int, host: int, memory: mmap.mmap) -> None:
             return
 
 
+def described(completion: str, prompt: str) -> str:
+    """A completion, and the problem that it is of, for messages."""
+    completion = f"completion {completion[:SHOWN]!r}"
+    return f"problem {prompt[-SHOWN:]!r}, {completion}" if prompt else completion
+
+
 def about(memory: mmap.mmap) -> str:
     """Subjects of the calls at hand, of which one holds the lock."""
     found = []
@@ -150,7 +158,8 @@ def about(memory: mmap.mmap) -> str:
         number, size = struct.unpack_from("qq", memory, place)
         if number:
             start = place + 2 * WORD
-            found.append(marshal.loads(memory[start : start + size])[number - 1] if size else f"call {number}")
+            subjects = marshal.loads(memory[start : start + size]) if size else ()
+            found.append(described(*subjects[number - 1]) if subjects else f"call {number}")
     return " or ".join(found)
 
 

@@ -52,7 +52,7 @@ class Pool:
             (row,) = np.flatnonzero(self.episodes.ids == one)
             said = np.full((1, tokens), 3), np.zeros((1, tokens)), np.ones((1, tokens), bool)
             self.episodes.sampled(np.array([row]), *said, version=int(self.episodes.oldest[row]))
-            self.episodes.observe(row, Step(None, None, float(one), status), LETTERS)
+            self.episodes.observe(np.array([row]), [Step(None, None, float(one), status)], LETTERS)
         self.collector.collect()
 
     def batch(self, **how):

@@ -14,7 +14,6 @@ import hydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .comparing.table import show_tables
 from .discovery import CONFIG, find_plugins, split
 from .help import explain, is_one_line, print_help
 from .hydra_adapter import VERSION_BASE, HydraConfig
@@ -32,6 +31,7 @@ FAILED = (Diverged, Stalled, TooManyFailures, JobFailed)  # errors of a run
 def job(config: DictConfig) -> float | None:
     """One run, in the folder that Hydra chose; returns held-out accuracy, for sweepers that optimise it."""
     # Here, so that the process that only launches jobs neither waits for these nor takes hold of an accelerator.
+    from .comparing.table import show_tables
     from .experiment import run
     from .plan import make_plan
 

@@ -238,4 +238,4 @@ class CompiledFunction:
 
 def share_of(x: Any) -> Any:
     """The shape of one device's part of an argument."""
-    return jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype) if isinstance(x, Array) else x
+    return jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype) if isinstance(x, jax.Array) else x

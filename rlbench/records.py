@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, w
 from pydantic_core import from_json
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
-from .accounting.ledger import SCHEMA
+from .accounting import SCHEMA
 from .types import Fate, Fraction, Natural, NonNegative, Phase
 
 RECORD = ("config.yaml", "metrics.jsonl", "trajectories.jsonl", "summary.json", "ledger.json")  # a run's files

@@ -7,14 +7,16 @@ anything said of token t (its log-probability, its value, its version) was known
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-Array = jax.Array
+if TYPE_CHECKING:
+    from jax import Array
+else:
+    Array = Any  # what only prints help or launches jobs does without JAX, whose import takes most of a second
+
 AnyArray = Any  # jax.Array on a device, numpy.ndarray on the host
 Params = Any  # a pytree of arrays
 Metrics = dict[str, tuple[Array, Array]]  # name: (sum, weight); the mean is taken once, at the end
@@ -316,7 +318,7 @@ class KeepFn(Protocol):
 
 def keep_all(rollouts: Rollouts) -> Array:
     """bool[B]: every rollout is trained on, unless an algorithm says otherwise."""
-    return jnp.ones(rollouts.group.shape, bool)
+    return rollouts.group >= 0
 
 
 def frozen_stays(trainable: Params, frozen: Params, rollouts: Rollouts, scores: dict[str, Array]) -> Params:

@@ -1,0 +1,1 @@
+SCHEMA = 3  # version of ledger.json

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
+from . import SCHEMA
 from .account import NOTHING, Pass, Room, Spent, Verification, attended
 from .flops import Flops
 from .in_flight import InFlight
@@ -21,7 +22,6 @@ from .tally import Tally
 from .timeline import IDLE, DeviceState, Timeline
 from .useful import useful_flops
 
-SCHEMA = 3
 # Shares of the peak, as the field names them: hardware and model FLOPs utilisation (arXiv:2205.05198, section 6.3).
 UTILISATION = {"executed": "hfu", "executed_while_busy": "hfu_while_busy", "useful": "mfu"}
 OVERHEAD = (Phase.OPTIMIZER, Phase.WARM_START, Phase.EVALUATION)  # phases that no rollout is charged for

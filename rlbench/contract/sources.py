@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ..types import ConfigError, PluginError
@@ -129,4 +128,6 @@ def with_article(name: str) -> str:
 
 def is_array(value: Any) -> bool:
     """True of an array, of JAX or NumPy, and of what stands for one."""
+    import jax  # here: what only prints help does without it
+
     return isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)

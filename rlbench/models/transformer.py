@@ -211,8 +211,15 @@ class Network(nn.Module):
         if self.attention == "xla":
             mask = causal(query.shape[1]) if mask is None else mask
             return attention(query, key, value, mask, "btkd")
-        which: dict[str, Any] = {"is_causal": True} if mask is None else {"mask": mask[:, None]}
-        return jax.nn.dot_product_attention(query, key, value, implementation=self.attention, **which)
+        length, odd = query.shape[1], [x.shape[1] % 2 for x in (query, key)]  # the kernel trains on even lengths
+        query, key, value = (
+            jnp.pad(x, ((0, 0), (0, extra), (0, 0), (0, 0)))
+            for x, extra in zip((query, key, value), (*odd, odd[1]), strict=True)
+        )
+        which: dict[str, Any] = {"is_causal": True}
+        if mask is not None:
+            which = {"mask": jnp.pad(mask, ((0, 0), (0, odd[0]), (0, odd[1])))[:, None]}
+        return jax.nn.dot_product_attention(query, key, value, implementation=self.attention, **which)[:, :length]
 
     def rope(self, positions: Array, below: int) -> tuple[Array, Array]:
         """Cosines and sines f32[..., 1, head / 2] of positions i32[...] < below, looked up: all layers use the same."""

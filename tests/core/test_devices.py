@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
-from rlbench.acting.slots import Admission, Observation, Sampling, admit, answer, decode, idle, read_prompts
+from rlbench.acting.slots import Admission, Observation, Sampling, admit, answer, decode, idle, read_prompts, reread
 from rlbench.contract.algorithm import shapes
 from rlbench.devices import CompiledFunction, Devices
 from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.learning.optimizers import adamw
+from rlbench.models.prefix import Widths
 from rlbench.types import Phase
 from tests.core.test_learner import ALGORITHMS, algorithm_of
 from tests.fakes import small_model
@@ -60,13 +61,28 @@ def test_the_process_holds_something():
     assert meter.resident_now() > 10_000_000
 
 
+FUSED = [f"__cudnn$fmha{bias}Softmax{way}" for bias in ("", "ScaleBias") for way in ("", "Backward")]
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """As where JAX finds cuDNN, and a card that has it."""
+    module = "jax._src.cudnn.fused_attention_stablehlo"
+    monkeypatch.setattr(f"{module}.check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr(f"{module}.check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(f"{module}.is_cuda_compute_capability_equal", lambda capability: False)
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 class TestLowering:
     """jax.export compiles for platforms that are not here, as far as their compilers' input."""
 
-    def lower(self, function, *arguments, platform):
-        exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
+    def lower(self, function, *arguments, platform, donate=()):
+        program = jax.jit(function, donate_argnums=donate)
+        allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in FUSED]
+        exported = jax.export.export(program, platforms=[platform], disabled_checks=allowed)(*arguments)
         assert exported.platforms == (platform,)
+        return exported.mlir_module()
 
     def test_sampling(self, platform):
         model = small_model(layers=2, kv_heads=1)
@@ -77,6 +93,7 @@ class TestLowering:
             slots = admit(model, idle(model, 4, 16), prompts, key, admission, sampling)
             slots, first = decode(model, params, slots, key, sampling, 3)
             slots = answer(model, params, slots, key, observation, sampling)
+            slots = reread(model, params, slots, jnp.zeros((4, 16), jnp.int32), jnp.ones(4, jnp.int32))
             return first, decode(model, params, slots, key, sampling, 3)[1]
 
         params = jax.eval_shape(model.init, jax.random.key(0))
@@ -87,8 +104,10 @@ class TestLowering:
         self.lower(play, params, prompt, length, admission, observation, platform=platform)
 
     @pytest.mark.parametrize("name", ALGORITHMS)
-    def test_score_and_update(self, platform, name):
-        model = small_model(layers=2, compute_dtype="bfloat16")
+    def test_a_learner_step(self, platform, name, cudnn):
+        """In bfloat16, with donated buffers, the fused attention of the device, and prompts that groups share."""
+        attention = "cudnn" if platform == "cuda" else "xla"
+        model = small_model(layers=2, width=128, heads=1, kv_heads=1, compute_dtype="bfloat16", attention=attention)
         algorithm = algorithm_of(name, model)
         optimizer = adamw(
             10,
@@ -101,11 +120,15 @@ class TestLowering:
             weight_decay=0.1,
             max_grad_norm=1,
         )
-        learner = Learner(algorithm, optimizer, UpdateConfig(1, 1, 48), Devices(), seed=0, donate=True)
+        learner = Learner(
+            algorithm, optimizer, UpdateConfig(1, 1, 200), Devices(), seed=0, donate=True, widths=Widths(8, 16)
+        )
         state = jax.eval_shape(learner.init, jax.random.key(0), jax.eval_shape(model.init, jax.random.key(1)), None)
-        rollouts = shapes(12, 12)
-        scored = state.trainable, state.frozen, rollouts, jnp.int32(0)
-        self.lower(algorithm.score, *scored, platform=platform)
-        scores, rows = jax.eval_shape(algorithm.score, *scored), np.arange(12, dtype=np.int32)
-        updated = state.trainable, state.opt_state, state.frozen, rollouts, scores, rows
-        self.lower(learner._update, *updated, platform=platform)
+        rollouts, prompts = shapes(12, 24), jax.ShapeDtypeStruct((12 // max(algorithm.group_size, 1),), np.int32)
+        scored = state.trainable, state.frozen, rollouts, prompts, jnp.int32(0)
+        self.lower(learner._score, *scored, platform=platform)
+        (scores, _), rows = jax.eval_shape(learner._score, *scored), np.arange(12, dtype=np.int32)
+        updated = state.trainable, state.opt_state, state.frozen, rollouts, prompts, scores, rows
+        program = self.lower(learner._update, *updated, platform=platform, donate=(0, 1))
+        assert "jax.buffer_donor" in program or "tf.aliasing_output" in program
+        assert ("fmhaScaleBiasSoftmaxBackward" in program) == (platform == "cuda")

@@ -11,7 +11,7 @@ PAIRS := hydra/launcher=joblib hydra.launcher.n_jobs=2
 EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo ,cuda; \
 	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo ,tpu; fi)
 
-.PHONY: demo results-demo test test-all lint bench bench-peers clean .venv
+.PHONY: demo results-demo test test-all lint bench bench-peers bench-accelerator clean .venv
 
 .venv: .venv/installed
 
@@ -50,8 +50,9 @@ lint: .venv
 	$(BIN)/lint-imports
 
 bench: .venv
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.host
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.asynchrony
 	$(BIN)/python benchmarks/ledger.py
@@ -61,6 +62,10 @@ bench: .venv
 bench-peers: .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python -m benchmarks.peers
+
+# On a card: Markdown for docs/results/accelerator.md. TRL is in it where it is installed.
+bench-accelerator: .venv
+	$(BIN)/python -m benchmarks.accelerator
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -44,4 +44,4 @@ def grpo(
         kl = k3(logp, scores["ref_logp"])
         return loss_aggregation(kl_coef * kl - gain, rollouts, {"kl": kl, "clip_fraction": clipped})
 
-    return Algorithm(init, score, loss, group_size=group_size)
+    return Algorithm(init, score, loss, group_size=group_size, idle_without_advantage=not kl_coef)

@@ -114,13 +114,15 @@ def demo(console: Console, pairs: int) -> None:
     plan = plan_of("experiment=demo")
     group, player, devices = plan.algorithm.group_size, player_of(plan), Devices(plan.devices)
     lockstep = LockStep(player)
-    learner = Learner(plan.algorithm, plan.optimizer, plan.update_config, devices, seed=0, donate=False)
+    learner = Learner(
+        plan.algorithm, plan.optimizer, plan.update_config, devices, seed=0, donate=False, widths=plan.limits.widths
+    )
     state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)), None)
     acting, steps = [], []
 
-    def learn(rollouts: Rollouts) -> None:
+    def learn(rollouts: Rollouts, prompts: jax.Array) -> None:
         nonlocal state
-        state, _, _ = learner.step(state, rollouts)
+        state, _, _ = learner.step(state, rollouts, prompts)
 
     for index in range(pairs + 3):
         count = plan.rollouts // group
@@ -130,8 +132,8 @@ def demo(console: Console, pairs: int) -> None:
         how: Any = {"first_id": index * plan.rollouts, "version": 0}
         theirs = timed(lambda: lockstep.play(*about, **how))  # noqa: B023
         ours = timed(lambda: player.play(*about, **how))  # noqa: B023
-        rollouts = devices.shard(player.play(*about, **how).rollouts)
-        learning = timed(partial(learn, rollouts))
+        batch = player.play(*about, **how)
+        learning = timed(partial(learn, *devices.shard((batch.rollouts, batch.prompts))))
         player.account.take()
         acting.append(ours / theirs)
         steps.append((ours + learning) / (theirs + learning))

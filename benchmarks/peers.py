@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -26,9 +26,8 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
-from rlbench.acting.player import Player
-from rlbench.devices import Devices, keep_freed_memory
-from rlbench.learning.learner import Learner
+from benchmarks.side import Side
+from rlbench.devices import keep_freed_memory
 from rlbench.models.tokenizers import END, PAD
 from rlbench.plan import Plan, make_plan
 from rlbench.plugins import build, plain
@@ -67,47 +66,18 @@ class Luck:
         return Step(state, None, self.draw.random(), Status.WRONG)
 
 
-def plan_of(work: Work, *words: str, algorithm: str = "grpo") -> Plan:
+def plan_of(work: Work, *words: str, algorithm: str = "grpo", devices: Sequence[jax.Device] = ()) -> Plan:
     """A plan for the shapes, whose task is luck and whose policy does not end where completions are long."""
     size = [f"model.width={work.width}", f"model.hidden={3 * work.width}", f"algo.group_size={work.group}"]
     size += [f"batch.rollouts={work.problems * work.group}", f"batch.max_completion_tokens={work.tokens}"]
     with initialize_config_module("rlbench.conf", version_base="1.3"):
         config = compose("config", [f"algo={algorithm}", "model=micro", "tracker=none", *size, *words])
-    plan = make_plan(config, {"algo": algorithm, "task": "arithmetic"}, jax.devices()[:1])
+    plan = make_plan(config, {"algo": algorithm, "task": "arithmetic"}, devices or jax.devices()[:1])
     model = plan.model
     if work.tokens > 4:
         model = model._replace(emits=model.emits & (np.arange(len(model.emits)) != END))
     own = build(plain(config)["algo"], "algo", model, kind=Algorithm)
     return plan._replace(model=model, algorithm=own, task=Luck(plan.task))
-
-
-def rlbench_step(plan: Plan) -> Callable[[], tuple[float, float]]:
-    """A step as rlbench takes it: seconds of acting and of learning."""
-    devices = Devices(plan.devices)
-    made = plan.model, plan.task, plan.tokenizer, plan.limits, plan.sampling, devices, jax.random.key(0)
-    player = Player(*made, plan.verifier, plan.acting)
-    learner = Learner(
-        plan.algorithm, optax.adamw(RATE), plan.update_config, devices, seed=0, donate=True, widths=plan.limits.widths
-    )
-    group = plan.algorithm.group_size
-    count = plan.rollouts // group
-    state: Any = None
-    index = 0
-
-    def step() -> tuple[float, float]:
-        nonlocal state, index
-        start = time.perf_counter()
-        problems = [(seed, plan.task.problem(seed, "train")) for seed in range(index * count, (index + 1) * count)]
-        if state is None:
-            state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)), None)
-        policy = plan.algorithm.acting(state.trainable, state.frozen)
-        batch = player.play(policy, problems, group, first_id=index * plan.rollouts, version=index)
-        middle = time.perf_counter()
-        state, _, _ = learner.step(state, *devices.shard((batch.rollouts, batch.prompts)))
-        index += 1
-        return middle - start, time.perf_counter() - middle
-
-    return step
 
 
 def trl_steps(work: Work) -> None:
@@ -120,7 +90,7 @@ def trl_steps(work: Work) -> None:
 
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)  # for numbers alone
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     transformers.logging.set_verbosity_error()
     plan = plan_of(work)
     names = ["<pad>", "<end>", *plan.tokenizer.alphabet]
@@ -171,7 +141,7 @@ def trl_steps(work: Work) -> None:
             beta=0.0,
             loss_type="grpo",
             generation_kwargs={"suppress_tokens": [PAD, END] if work.tokens > 4 else [PAD]},
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             bf16=False,
             gradient_checkpointing=False,
             save_strategy="no",
@@ -236,9 +206,9 @@ def trl_table(console: Console, steps: int, versions: str) -> None:
         table.add_column(name, justify="right")
     for index, work in enumerate(WORKS):
         plan = plan_of(work, "algo.kl_coef=0")
-        ours = rlbench_step(plan)
+        ours = Side(plan, optax.adamw(RATE))
         with trl_of(index) as theirs, contextlib.closing(plan.verifier):
-            times = np.array([(theirs(), *ours()) for _ in range(WARM_UP + steps)])[WARM_UP:]
+            times = np.array([(theirs(), *ours.step()) for _ in range(WARM_UP + steps)])[WARM_UP:]
         other, own = times[:, 0], times[:, 1:].sum(axis=1)
         ratios = other / own
         parts = (np.median(column) for column in (other, own, times[:, 1], times[:, 2]))
@@ -255,8 +225,8 @@ def own_table(console: Console, steps: int) -> None:
         table.add_column(name, justify="right")
     names = ("grpo", "ppo", "async_grpo")
     plans = [plan_of(work, algorithm=name) for name in names]
-    sides = [rlbench_step(plan) for plan in plans]
-    times = np.array([[side() for side in sides] for _ in range(WARM_UP + steps)])[WARM_UP:]  # [steps, who, part]
+    sides = [Side(plan, optax.adamw(RATE)) for plan in plans]
+    times = np.array([[side.step() for side in sides] for _ in range(WARM_UP + steps)])[WARM_UP:]  # [steps, who, part]
     for plan in plans:
         plan.verifier.close()
     for name, own in zip(names, times.swapaxes(0, 1), strict=True):

@@ -4,7 +4,7 @@ The plain loop is what one writes first, on the same network, task and numbers: 
 cache of its own, and the gradient takes the whole batch at once. Both are timed in turn, step by
 step; printed are medians, and the median of the ratios of neighbouring steps.
 
-    python benchmarks/step.py [steps]
+    python -m benchmarks.step [steps]
 """
 
 import statistics
@@ -20,10 +20,8 @@ from hydra import compose, initialize_config_module
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.side import Side
 from rlbench.acting.episode import ragged
-from rlbench.acting.player import Player
-from rlbench.devices import Devices
-from rlbench.learning.learner import Learner
 from rlbench.models.likelihood import log_policy
 from rlbench.models.tokenizers import END
 from rlbench.plan import Plan, make_plan
@@ -31,31 +29,6 @@ from rlbench.plan import Plan, make_plan
 RATE, CLIP, KL = 1e-4, 0.2, 0.04
 ALGORITHM = ["algo=grpo", f"algo.clip={CLIP}", f"algo.kl_coef={KL}"]
 OVERRIDES = [*ALGORITHM, "model=micro", "batch.rollouts=512", "tracker=none", "optimizer=sgd"]
-
-
-def rlbench_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
-    """A step as rlbench takes it: seconds of acting and of learning."""
-    devices = Devices(plan.devices)
-    player = Player(
-        *(plan.model, plan.task, plan.tokenizer, plan.limits, plan.sampling, devices, jax.random.key(0)),
-        *(plan.verifier, plan.acting),
-    )
-    learner = Learner(plan.algorithm, optax.adam(RATE), plan.update_config, devices, seed=0, donate=True)
-    state = learner.init(jax.random.key(1), plan.model.init(jax.random.key(2)), None)
-
-    def step(index: int) -> tuple[float, float]:
-        nonlocal state
-        start = time.perf_counter()
-        count = plan.rollouts // plan.algorithm.group_size
-        seeds = range(index * count, (index + 1) * count)
-        problems = [(seed, plan.task.problem(seed, "train")) for seed in seeds]
-        policy = state.trainable["policy"]
-        batch = player.play(policy, problems, plan.algorithm.group_size, first_id=index * 512, version=index)
-        middle = time.perf_counter()
-        state, _, _ = learner.step(state, devices.shard(batch.rollouts))
-        return middle - start, time.perf_counter() - middle
-
-    return step
 
 
 def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
@@ -122,14 +95,19 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
     return step
 
 
-def main() -> None:
-    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+def compare(steps: int) -> np.ndarray:
+    """Seconds [steps, who, part] of rlbench and of the plain loop, acting and learning, in turn."""
     with initialize_config_module("rlbench.conf", version_base="1.3"):
         plan = make_plan(compose("config", OVERRIDES), {"algo": "grpo", "task": "arithmetic"}, jax.devices()[:1])
-    ours, plain = rlbench_step(plan), plain_step(plan)
+    ours, plain = Side(plan, optax.adam(RATE)), plain_step(plan)
     for index in range(3):
-        ours(index), plain(index)
-    times = np.array([[ours(index), plain(index)] for index in range(3, 3 + steps)])  # [steps, who, part]
+        ours.step(), plain(index)
+    return np.array([[ours.step(), plain(index)] for index in range(3, 3 + steps)])
+
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    times = compare(steps)
     table = Table(title=f"seconds a GRPO step, median of {steps}, on {jax.devices()[0].device_kind}")
     for name in ("", "acting", "learning", "step"):
         table.add_column(name, justify="right")

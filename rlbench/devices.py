@@ -69,6 +69,18 @@ def in_chunks(tree: Any, rows: int, length: int, most: int) -> Any:
     return jax.tree.map(split, tree)
 
 
+def in_chunks_by(first: Array, length: int, most: int) -> Array:
+    """The order i32[B] of rows in which `in_chunks` puts those that are `first`, bool[B], into the first chunks.
+
+    Rows stay on the device they are on.
+    """
+    devices, count = chunks_of(len(first), len(first) * length, most)
+    share = len(first) // devices
+    order = jnp.argsort(~first.reshape(devices, share), axis=1, stable=True)
+    place = jnp.arange(share).reshape(count, -1).T.ravel()  # chunk i takes every count-th row
+    return (jnp.arange(devices)[:, None] * share + order[:, place]).ravel()
+
+
 def in_rows(tree: Any) -> Any:
     """Arrays [B, ...], of which each device has its share of the rows: in a program on several, whatever it does."""
     if jax.sharding.get_abstract_mesh().shape.get(DATA, 1) == 1:
@@ -176,7 +188,7 @@ class CompiledFunction:
       donate: positions of arguments whose buffers a call may reuse.
       networks: positions of arguments that are dicts of networks, whose names operations are counted under.
       phase: what it is for, where its own scopes don't say.
-      iterations: from its results, i32[] of the loop whose length only the run knows.
+      iterations: from its results, i32[] of each loop whose length only the run knows.
       account: told of every call; by default one that nobody reads.
     """
 
@@ -188,7 +200,7 @@ class CompiledFunction:
         *,
         networks: tuple[int, ...] = (),
         phase: Phase,
-        iterations: Callable[[Any], Array] | None = None,
+        iterations: Sequence[Callable[[Any], Array]] = (),
         account: Account | None = None,
     ):
         self.devices, self.name = devices, function.__name__.strip("_")
@@ -216,7 +228,7 @@ class CompiledFunction:
     def __call__(self, *arguments: Any) -> Any:
         program = self.prepare(*arguments)
         result = self.devices.run(program.executable, arguments, program.added)
-        self.account.ran(program.work, self.iterations(result) if self.iterations else 0)
+        self.account.ran(program.work, [times(result) for times in self.iterations])
         return result
 
     def _compile(self, arguments: Sequence[Any]) -> Executable:
@@ -227,7 +239,7 @@ class CompiledFunction:
             share = self._jitted.trace(*jax.tree.map(share_of, arguments))
             with jax.set_mesh(self.devices.mesh):
                 traced = self._jitted.trace(*arguments)
-        one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loop=self.iterations is not None)
+        one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loops=len(self.iterations))
         work = one.times(devices)
         executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()

@@ -85,6 +85,7 @@ class Executed(TypedDict):
     by_fate: ByFate
     padding: float
     overhead: float
+    left_out: float
     total: float
 
 

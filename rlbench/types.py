@@ -341,6 +341,7 @@ class Algorithm(NamedTuple):
     keep: KeepFn = keep_all
     after: AfterFn = frozen_stays
     group_size: int = 1  # attempts at each problem of a batch
+    idle_without_advantage: bool = False  # a row whose advantage is zero everywhere has a gradient of exactly zero
 
 
 class LearnerState(NamedTuple):

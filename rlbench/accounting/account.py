@@ -2,6 +2,7 @@
 
 import contextlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +80,7 @@ class Account:
         self.timeline, self.role, self.computing = timeline or Timeline(), role, computing
         self.temporaries: dict[str, int] = {}  # bytes of each compiled program, the most of its shapes
         self.uncounted: set[str] = set()
-        self._runs: list[tuple[Work, Any]] = []
+        self._runs: list[tuple[Work, Sequence[Any]]] = []
         self._passes: list[Pass] = []
         self._verification = NOTHING
 
@@ -92,8 +93,8 @@ class Account:
         self.temporaries[name] = max(temporaries, self.temporaries.get(name, 0))
         self.uncounted |= {f"{name}: {what}" for what in work.uncounted}
 
-    def ran(self, work: Work, iterations: Any) -> None:
-        """A program ran; iterations is i32[] on the device, of the loop whose length only the run knows."""
+    def ran(self, work: Work, iterations: Sequence[Any]) -> None:
+        """A program ran; iterations are i32[] on the device, of the loops whose length only the run knows."""
         self._runs.append((work, iterations))
 
     def passed(self, one: Pass) -> None:
@@ -108,7 +109,7 @@ class Account:
         """Everything reported since the last time. Waits for the programs that ran."""
         flops: Flops = Counter()
         for work, iterations in self._runs:
-            work.add_to(flops, int(iterations))
+            work.add_to(flops, [int(times) for times in iterations])
         spent = Spent(flops, tuple(self._passes), self._verification)
         self._runs, self._passes, self._verification = [], [], NOTHING
         return spent

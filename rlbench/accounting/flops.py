@@ -54,20 +54,21 @@ class Work(NamedTuple):
     """Operations of one call of a program."""
 
     fixed: Flops
-    iteration: Flops  # of one more iteration of the loop whose length only the run knows
+    loops: tuple[Flops, ...]  # of one more iteration of each loop whose length only the run knows
     uncounted: tuple[str, ...]  # what was not counted, or as a single iteration
 
     def times(self, number: int) -> "Work":
         """That of so many devices which each do this."""
-        fixed, iteration = (Counter({cell: number * count for cell, count in part.items()}) for part in self[:2])
-        return self._replace(fixed=fixed, iteration=iteration)
+        fixed, *loops = (
+            Counter({cell: number * count for cell, count in part.items()}) for part in (self.fixed, *self.loops)
+        )
+        return self._replace(fixed=fixed, loops=tuple(loops))
 
-    def add_to(self, flops: Flops, iterations: int) -> None:
-        """Adds all operations of a call in which the loop took so many iterations."""
-        for cell, operations in self.fixed.items():
-            flops[cell] += operations
-        for cell, operations in self.iteration.items():
-            flops[cell] += iterations * operations
+    def add_to(self, flops: Flops, iterations: Sequence[int]) -> None:
+        """Adds all operations of a call in which the loops took so many iterations."""
+        for part, times in zip((self.fixed, *self.loops), (1, *iterations), strict=True):
+            for cell, operations in part.items():
+                flops[cell] += times * operations
 
 
 class Origin(NamedTuple):
@@ -83,7 +84,7 @@ DATA = Origin()
 CONSTANT = Origin(constant=True)
 
 
-def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str, loop: bool = False) -> Work:
+def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str, loops: int = 0) -> Work:
     """Counts a program by phase and by component.
 
     Phases are scopes (jax.named_scope) of their names; what is transposed within the forward phase of
@@ -94,19 +95,17 @@ def count(closed: ClosedJaxpr, networks: Sequence[str | None], phase: str, loop:
     Args:
       networks: for each argument, the component that it is a parameter of, or None.
       phase: of what stands in no scope.
-      loop: whether the iterations of the first loop of unknown length will be known after a call. Others
-        are counted as one iteration, and told.
+      loops: of unknown length, the first so many, whose iterations will be known after a call. Others are counted
+        as one iteration, and told.
     """
     counting = Counting(phase)
     origins = [Origin(frozenset([name]), frozenset([name]), True) if name else DATA for name in networks]
     fixed = counting.walk(closed.jaxpr, origins, "", 1)
-    iteration: Flops = Counter()
-    if loop and counting.loops:
-        iteration = counting.loops.pop(0)
-    for other in counting.loops:
+    known = [*counting.loops[:loops], *(Counter() for _ in range(loops - len(counting.loops)))]
+    for other in counting.loops[loops:]:
         counting.uncounted.add("a loop of unknown length")
         fixed += other
-    return Work(fixed, iteration, tuple(sorted(counting.uncounted)))
+    return Work(fixed, tuple(known), tuple(sorted(counting.uncounted)))
 
 
 class Counting:

@@ -43,6 +43,7 @@ class Totals:
     by_fate: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # executed operations
     padding: float = 0.0
     overhead: float = 0.0
+    left_out: float = 0.0  # of the backward pass, of rows that teach nothing: useful ones, which were not executed
     generated: Counter[str] = field(default_factory=Counter)
     attributes: Counter[str] = field(default_factory=Counter)
     rollouts: Counter[str] = field(default_factory=Counter)  # by fate
@@ -80,8 +81,7 @@ class Totals:
             if phase in OVERHEAD:
                 self.overhead += operations
                 continue
-            within = Phase.FORWARD if phase == Phase.BACKWARD else phase
-            own = fed[within] * (operations / max(slots[within], 1))  # where nothing went through, all is padding
+            own = fed[phase] * (operations / max(slots[phase], 1))  # where nothing went through, all is padding
             self.padding += operations - own.sum()
             charged += own
         return charged, through
@@ -172,21 +172,30 @@ class Ledger:
             if not self._ended:
                 totals.settle(ids, fate)
 
-    def learned(self, ids: np.ndarray, teaches: np.ndarray, room: Room, epochs: int, spent: Spent) -> None:
+    def learned(
+        self, ids: np.ndarray, teaches: np.ndarray, room: Room, epochs: int, spent: Spent, idle: float | None = None
+    ) -> None:
         """A learner step on a batch is done.
 
         Args:
           ids: i64[B] of its rows; -1 is padding.
           teaches: bool[B], where the advantage is not zero at every token.
           room: of its rows.
+          idle: share of the microbatches that were left out of the backward pass, since none of their rows teaches;
+            None: whatever teaches nothing went through it, too.
         """
         there = ids >= 0
         rows = np.full(len(ids), -1)
         with self._entry() as totals:
             rows[there] = totals.in_flight.places(ids[there])
-            passes = learning_passes(totals.in_flight.tally.take(rows), room, epochs)
+            tally = totals.in_flight.tally.take(rows)
+            passes = learning_passes(tally, room, epochs, None if idle is None else teaches, idle or 0.0)
             fits(passes)
-            totals.spend(spent.flops, useful_flops(passes, self.sizes, spent.flops))
+            useful = useful_flops(passes, self.sizes, spent.flops)
+            totals.spend(spent.flops, useful)
+            if idle:
+                everything = useful_flops(learning_passes(tally, room, epochs), self.sizes, spent.flops)
+                totals.left_out += float(everything.total() - useful.total())
             charged, _ = totals.charge(len(ids), spent.flops, passes)
             for fate, mine in totals.settle(ids[there], Fate.TRAINED, teaches[there]).items():
                 totals.by_fate[fate] += float(charged[there][mine].sum())
@@ -242,6 +251,7 @@ class Ledger:
                 "by_fate": {fate.value: totals.by_fate[fate] for fate in Fate},
                 "padding": totals.padding,
                 "overhead": totals.overhead,
+                "left_out": totals.left_out,
                 "in_flight": float(flying.flops.sum()),
                 "total": float(totals.executed.total()),
             },
@@ -282,6 +292,7 @@ class Ledger:
             **{f"flops/fate/{name}": value for name, value in counts["executed"]["by_fate"].items()},
             "flops/padding": counts["executed"]["padding"],
             "flops/overhead": counts["executed"]["overhead"],
+            "flops/left_out": counts["executed"]["left_out"],
             **{f"rollouts/fate/{name}": value for name, value in counts["rollouts"]["by_fate"].items()},
             **{f"tokens/fate/{name}": value for name, value in counts["tokens"]["by_fate"].items()},
             **{f"tokens/kind/{name}": value for name, value in counts["tokens"]["by_kind"].items()},
@@ -366,20 +377,33 @@ class Ledger:
         }
 
 
-def learning_passes(tally: Tally, room: Room, epochs: int) -> list[Pass]:
-    """Passes through a network when a batch is scored and trained on: of prompts that groups share, and of the rest."""
+def learning_passes(
+    tally: Tally, room: Room, epochs: int, teaches: np.ndarray | None = None, idle: float = 0.0
+) -> list[Pass]:
+    """Passes through a network when a batch is scored and trained on: of prompts that groups share, and of the rest.
+
+    Args:
+      teaches: bool[B]: groups of which no row does are not needed on the way back; None: all are.
+      idle: share of the positions that did not take that way.
+    """
     rows, group = len(tally.tokens), room.group
     prompt = np.repeat(tally.prompt.reshape(-1, group).max(axis=1), group) if room.prompt else np.zeros(rows, np.int64)
     fed = np.maximum(tally.tokens - prompt - 1, 0)  # outputs at t - 1 judge token t, so that the last goes nowhere
     used = np.where(tally.broke, 0, tally.completion)  # outputs
     at_prompt = ((used > 0) & (prompt > 0)).astype(np.int64)  # the first token is judged by its prompt's last
     heads = prompt[::group]
-    parts = [
+    parts: list[Any] = [
         (rows // group * room.prompt, heads, attended(heads), at_prompt.reshape(-1, group).max(axis=1), group),
         (rows * room.rest, fed, attended(fed, prompt), used - at_prompt, 1),
     ]
-    times = {Phase.SCORE: 1, Phase.FORWARD: epochs}
-    return [Pass(phase, *part, number) for phase, number in times.items() for part in parts if part[0]]
+    parts = [part for part in parts if part[0]]
+    wanted = np.ones(rows // group, bool) if teaches is None else teaches.reshape(-1, group).any(axis=1)
+    back: list[Any] = [
+        (round(slots * (1 - idle)), *(np.where(np.repeat(wanted, group // copies), x, 0) for x in columns), copies)
+        for slots, *columns, copies in parts
+    ]
+    phases = [(Phase.SCORE, parts, 1), (Phase.FORWARD, parts, epochs), (Phase.BACKWARD, back, epochs)]
+    return [Pass._make([phase, *part, times]) for phase, some, times in phases for part in some]
 
 
 def margins(flops: Flops) -> dict[str, dict[str, float]]:

@@ -64,6 +64,8 @@ def rollouts_table(ledger: Mapping[str, Any]) -> Table:
         add(table, fate, f"{count:,}", f"{ledger['tokens']['by_fate'][fate]:,}", quantity(executed["by_fate"][fate]))
     add(table, "padding", "", "", quantity(executed["padding"]))
     add(table, "overhead", "", "", quantity(executed["overhead"]))
+    if executed["left_out"]:
+        add(table, "left out, since it teaches nothing", "", "", quantity(executed["left_out"]))
     table.add_section()
     judged = ledger["verification"]
     add(

@@ -31,7 +31,5 @@ def useful_flops(passes: Iterable[Pass], sizes: Mapping[str, Size], ran: Flops) 
             if (one.phase, name) not in ran:
                 continue
             forward = one.times * (2 * size.body * tokens + 4 * size.attention * seen + 2 * size.head * read)
-            flops[one.phase, name] += forward
-            if one.phase == Phase.FORWARD and (Phase.BACKWARD, name) in ran:
-                flops[Phase.BACKWARD, name] += 2 * forward
+            flops[one.phase, name] += 2 * forward if one.phase == Phase.BACKWARD else forward
     return flops

@@ -121,7 +121,7 @@ class Player:
         self.answers = CompiledFunction(devices, answers, (1,), networks=(0,), **settings)
         self.again = CompiledFunction(devices, again, (1,), networks=(0,), **settings)
         self.sample = CompiledFunction(
-            devices, sample, (1,), networks=(0,), iterations=lambda result: result[1].steps, **settings
+            devices, sample, (1,), networks=(0,), iterations=[lambda result: result[1].steps], **settings
         )
 
     def rows(self, rollouts: int, group_size: int) -> Rows:

@@ -11,7 +11,8 @@ import numpy as np
 from ..types import Algorithm, Array, Loss, Model, Params, Rollouts, policy_of
 from .sources import Source, described, expect, expect_of, is_array
 
-FUNCTIONS = {name: kind for name, kind in Algorithm.__annotations__.items() if name != "group_size"}  # their protocols
+SETTINGS = ("group_size", "idle_without_advantage")  # all else of an algorithm are functions
+FUNCTIONS = {name: kind for name, kind in Algorithm.__annotations__.items() if name not in SETTINGS}  # their protocols
 
 
 def shapes(rows: int, length: int) -> Rollouts:

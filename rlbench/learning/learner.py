@@ -11,7 +11,7 @@ import optax
 
 from ..accounting.account import Account, Room
 from ..accounting.timeline import Activity
-from ..devices import CompiledFunction, Devices, in_chunks
+from ..devices import CompiledFunction, Devices, in_chunks, in_chunks_by
 from ..interrupts import patiently
 from ..models.prefix import Widths, sharing
 from ..types import Algorithm, Array, Diverged, LearnerState, Loss, Params, Phase, Rollouts, frozen_stays
@@ -52,6 +52,7 @@ class Learner:
         self.algorithm, self.optimizer, self.update_config, self.devices = algorithm, optimizer, update_config, devices
         self.widths = widths
         self.seed, self.account = seed, account or Account()
+        idle = algorithm.idle_without_advantage
         self.score = CompiledFunction(devices, self._score, networks=(0, 1), phase=Phase.SCORE, account=self.account)
         self.update = CompiledFunction(
             devices,
@@ -59,6 +60,7 @@ class Learner:
             donate=(0, 1) if donate else (1,),
             networks=(0, 1, 2),
             phase=Phase.OPTIMIZER,
+            iterations=[lambda result: result[3][0], lambda result: result[3][1]] if idle else (),
             account=self.account,
         )
         self.after = CompiledFunction(
@@ -125,8 +127,8 @@ class Learner:
             groups = random.permutation(len(rollouts.group) // size).astype(np.int32)
             for some in groups.reshape(self.update_config.minibatches, -1):
                 mine = self.devices.handed((some[:, None] * size + np.arange(size, dtype=np.int32)).ravel())
-                trainable, opt_state, report = self.update(
-                    trainable, opt_state, frozen, rollouts, prompts, scores, mine
+                trainable, opt_state, report, _ = self.update(
+                    trainable, opt_state, frozen, rollouts, prompts, scores, teaches, mine
                 )
                 reports.append(report)
         if self.algorithm.after is not frozen_stays:
@@ -141,8 +143,8 @@ class Learner:
         advantage = scores.get("advantage", 1.0)
         return scores, jnp.any(rollouts.mask & (advantage != 0.0), axis=-1)
 
-    def _update(self, trainable, opt_state, frozen, rollouts, prompts, scores, rows):
-        microbatches = self._microbatches(rollouts, prompts, scores, rows)
+    def _update(self, trainable, opt_state, frozen, rollouts, prompts, scores, teaches, rows):
+        microbatches, teaching = self._microbatches(rollouts, prompts, scores, teaches, rows)
 
         def total(params: Params, microbatch: tuple[Rollouts, Array | None, Any]) -> tuple[Array, Loss]:
             mine, length, scored = microbatch
@@ -157,7 +159,10 @@ class Learner:
 
         shapes = jax.eval_shape(gradient_of, trainable, jax.tree.map(lambda x: x[0], microbatches))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)  # whatever the parameters' dtype
-        (gradient, loss), _ = jax.lax.scan(accumulate, zeros, microbatches)
+        if self.algorithm.idle_without_advantage:
+            (gradient, loss), passes = self._accumulate(gradient_of, total, trainable, zeros, microbatches, teaching)
+        else:
+            ((gradient, loss), _), passes = jax.lax.scan(accumulate, zeros, microbatches), ()
         weight = jnp.maximum(loss.weight, 1e-9)  # of a batch in which no valid row
         gradient = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), gradient, trainable)
 
@@ -169,15 +174,47 @@ class Learner:
             change, states[name] = self.optimizer.update(part, opt_state[name], trainable[name])
             params[name] = optax.apply_updates(trainable[name], change)
             report[f"param_norm/{name}"] = optax.tree.norm(params[name])
-        return params, states, report
+        if passes:
+            report["idle"] = passes[1] / len(teaching)
+        return params, states, report, passes
 
-    def _microbatches(self, rollouts, prompts, scores, rows):
-        """Rows in chunks [count, ...], each of whole groups."""
+    @staticmethod
+    def _accumulate(gradient_of, total, trainable, zeros, microbatches, teaching):
+        """Sums over microbatches: with gradients of those that teach, which come first; of the others, the loss alone.
+
+        Returns them, and how many there were of each kind.
+        """
+        number = len(teaching)
+        teach = teaching.sum(dtype=jnp.int32)
+
+        def at(place: Array) -> Any:
+            return jax.tree.map(lambda x: x[place], microbatches)
+
+        def with_gradient(place: Array, sums: Any) -> Any:
+            return jax.tree.map(jnp.add, sums, gradient_of(trainable, at(place)))
+
+        def alone(place: Array, loss: Loss) -> Loss:
+            return jax.tree.map(jnp.add, loss, total(trainable, at(place))[1])
+
+        gradient, loss = jax.lax.fori_loop(0, teach, with_gradient, zeros)
+        return (gradient, jax.lax.fori_loop(teach, number, alone, loss)), (teach, number - teach)
+
+    def _microbatches(self, rollouts, prompts, scores, teaches, rows):
+        """Rows in chunks [count, ...], each of whole groups; and which of them have rows that teach, as bool[count].
+
+        Where rows that do not are idle, groups of them are in chunks of their own, at the end.
+        """
         size = together(rollouts, prompts)
-        groups, width = len(rows) // size, rollouts.tokens.shape[1]
+        groups, width = len(rows) // size, rollouts.tokens.shape[1] * size
         if prompts is not None:
-            prompts, room = prompts[rows[::size] // size], self.room(width, size)
+            room = self.room(rollouts.tokens.shape[1], size)
             width = room.prompt + size * room.rest
+        most = self.update_config.microbatch_tokens
+        if self.algorithm.idle_without_advantage:
+            order = in_chunks_by(teaches[rows].reshape(groups, size).any(axis=1), width, most)
+            rows = rows.reshape(groups, size)[order].ravel()
+        if prompts is not None:
+            prompts = prompts[rows[::size] // size]
 
         def by_group(x: Array) -> Array:
             return x[rows].reshape(groups, size, *x.shape[1:])
@@ -185,9 +222,10 @@ class Learner:
         def by_row(x: Array) -> Array:
             return x.reshape(len(x), -1, *x.shape[3:])
 
-        tree = jax.tree.map(by_group, (rollouts, scores)), prompts
-        (batch, scores), prompts = in_chunks(tree, groups, width, self.update_config.microbatch_tokens)
-        return jax.tree.map(by_row, batch), prompts, jax.tree.map(by_row, scores)
+        tree = jax.tree.map(by_group, (rollouts, scores, teaches)), prompts
+        (batch, scores, teaches), prompts = in_chunks(tree, groups, width, most)
+        microbatches = jax.tree.map(by_row, batch), prompts, jax.tree.map(by_row, scores)
+        return microbatches, teaches.any(axis=(1, 2))
 
 
 def together(rollouts: Rollouts, prompts: Array | None) -> int:

@@ -73,6 +73,18 @@ def check_zero_advantage(case: Case) -> None:
     expect_close("loss", "no gradient without advantage", gradient["policy"], still, rtol=0, atol=1e-6)
 
 
+def check_idle(case: Case) -> None:
+    """A row without advantage has no gradient at all, exactly, where the algorithm says so, wherever the policy is."""
+    if not case.algorithm.idle_without_advantage:
+        raise NotApplicable("it does not say idle_without_advantage")
+    scores = case.score()
+    expect("advantage" in scores, "score", '"advantage", for idle_without_advantage', ", ".join(scores))
+    _, gradient = case.learn(case.rollouts, scores | {"advantage": jnp.zeros_like(scores["advantage"])})
+    still = jax.tree.map(jnp.zeros_like, gradient)
+    what = "exactly no gradient without advantage, for idle_without_advantage"
+    expect_close("loss", what, gradient, still, rtol=0, atol=0)
+
+
 def check_masking(case: Case) -> None:
     """Tokens where the mask is False, and after the last chosen one, change nothing."""
     rollouts, scores = case.rollouts, case.score()
@@ -182,6 +194,7 @@ FUNCTION_RULES: dict[str, Rule] = {
     "no valid row": Rule(check_no_valid_row, "loss"),
     "halves": Rule(check_halves, "loss"),
     "zero advantage": Rule(check_zero_advantage, "loss"),
+    "idle rows": Rule(check_idle, "loss"),
     "no recompilation": Rule(check_no_recompilation, "loss"),
     "accounting": Rule(check_accounting, "loss"),
     "after": Rule(check_after, "after"),

@@ -24,7 +24,7 @@ CONFIG = {
 
 def ledger() -> dict[str, Any]:
     executed = {"by_phase": {"decode": 2e9}, "by_component": {"policy": 2e9}, "cells": {"decode": {"policy": 2e9}}}
-    executed |= {"by_fate": dict.fromkeys(Fate, 0.0), "padding": 0.0, "overhead": 0.0, "total": 2e9}
+    executed |= {"by_fate": dict.fromkeys(Fate, 0.0), "padding": 0.0, "overhead": 0.0, "left_out": 0.0, "total": 2e9}
     network = {"parameters": 1_000_000, "optimizer_state": 2_000_000, "gradients": 1_000_000}
     return {
         "schema": SCHEMA,

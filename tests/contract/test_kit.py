@@ -196,6 +196,8 @@ FAULTS: list[tuple[str, Algorithm]] = [
     ("masked rows", WITHOUT_KL._replace(score=mean_of_rows_that_did_not_happen)),
     ("no valid row", GOOD._replace(loss=absent_rows_count)),
     ("zero advantage", GOOD._replace(loss=moves_without_advantage)),
+    ("idle rows", GOOD._replace(idle_without_advantage=True)),  # there is a KL
+    ("idle rows", WITHOUT_KL._replace(idle_without_advantage=True, loss=moves_without_advantage)),
     ("finite", GOOD._replace(loss=infinite_slope)),
     ("structure", GOOD._replace(loss=metric_of_every_token)),
     ("structure", WITHOUT_KL._replace(score=a_score_a_batch)),
@@ -273,6 +275,7 @@ def test_what_may_be_kept(algorithm):
         ("equal rewards", WITHOUT_KL._replace(score=whitened_after_the_group), "other groups' rewards"),
         ("equal rewards", GOOD._replace(score=penalised, loss=WITHOUT_KL.loss), "more than rewards"),
         ("keep", GOOD, "every rollout"),
+        ("idle rows", GOOD, "does not say idle_without_advantage"),
     ],
 )
 def test_what_does_not_apply_says_why(check, algorithm, why):

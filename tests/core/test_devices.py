@@ -127,8 +127,8 @@ class TestLowering:
         rollouts, prompts = shapes(12, 24), jax.ShapeDtypeStruct((12 // max(algorithm.group_size, 1),), np.int32)
         scored = state.trainable, state.frozen, rollouts, prompts, jnp.int32(0)
         self.lower(learner._score, *scored, platform=platform)
-        (scores, _), rows = jax.eval_shape(learner._score, *scored), np.arange(12, dtype=np.int32)
-        updated = state.trainable, state.opt_state, state.frozen, rollouts, prompts, scores, rows
+        (scores, teaches), rows = jax.eval_shape(learner._score, *scored), np.arange(12, dtype=np.int32)
+        updated = state.trainable, state.opt_state, state.frozen, rollouts, prompts, scores, teaches, rows
         program = self.lower(learner._update, *updated, platform=platform, donate=(0, 1))
         assert "jax.buffer_donor" in program or "tf.aliasing_output" in program
         assert ("fmhaScaleBiasSoftmaxBackward" in program) == (platform == "cuda")

@@ -47,9 +47,9 @@ class TestUseful:
         assert counted[Phase.PREFILL, "policy"] + counted[Phase.DECODE, "policy"] == counted[Phase.SCORE, "policy"]
 
     def test_backwards_costs_twice_and_only_what_ran_is_charged(self):
-        train = pass_of(Phase.FORWARD, 8, [6], 0, [4])
+        train, back = (pass_of(phase, 8, [6], 0, [4]) for phase in (Phase.FORWARD, Phase.BACKWARD))
         executed = ran(train) | {(Phase.BACKWARD, "policy"): 1, (Phase.FORWARD, "reference"): 1}
-        counted = useful_flops([train], dict.fromkeys(("policy", "reference", "critic"), SIZE), executed)
+        counted = useful_flops([train, back], dict.fromkeys(("policy", "reference", "critic"), SIZE), executed)
         assert counted[Phase.BACKWARD, "policy"] == 2 * counted[Phase.FORWARD, "policy"]
         assert set(counted) == set(executed), "a frozen network in a loss has no gradient"
 
@@ -83,7 +83,7 @@ def test_passes_are_what_the_trajectories_say(devices):
     model = small_model()
     actor = player_of(model, TwoTurns(), devices)
     batch = actor.play(model.init(jax.random.key(0)), problems_of(TwoTurns(), 10), 2, first_id=0, version=0)
-    spent, tally = actor.account.take(), batch.tally()
+    spent, tally = actor.account.take(), batch.trajectories.tally
     by_row = sum(np.repeat(one.fed, one.copies) for one in spent.passes)
     np.testing.assert_array_equal(by_row, tally.tokens - 1)
     read = sum(int(np.broadcast_to(one.read, one.fed.shape).sum()) * one.copies for one in spent.passes)
@@ -103,7 +103,7 @@ def test_decoding_is_counted_by_its_trips(devices):
     cost = {}
     for index in range(20):
         batch = actor.play(params, problems_of(Copy(), 1), 1, first_id=index, version=0)
-        cost[int(batch.tally().completion.max()) - 1] = actor.account.take().flops["decode", "policy"]
+        cost[int(batch.trajectories.tally.completion.max()) - 1] = actor.account.take().flops["decode", "policy"]
     iterations = sorted(cost)
     assert len(iterations) > 2
     an_iteration = {(cost[more] - cost[fewer]) / (more - fewer) for fewer, more in itertools.pairwise(iterations)}

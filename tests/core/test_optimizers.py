@@ -74,4 +74,4 @@ def test_its_products_are_counted(monkeypatch):
     jaxpr = jax.make_jaxpr(optimizer.update)(*arguments)
     counted = count(jaxpr, networks_of(arguments, ()), Phase.OPTIMIZER, False)
     assert counted.fixed.total() == 5 * (2 * 2 * rows**2 * columns + 2 * rows**3)
-    assert not counted.iteration
+    assert not counted.loops

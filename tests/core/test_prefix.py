@@ -99,6 +99,8 @@ def test_a_learner_step_is_what_it_was(name, devices):
     devices = Devices(jax.devices()[:devices])
     plain, shared = (stepped(name, devices, prompts, UpdateConfig(1, 1, 60)) for prompts in (False, True))
     assert relative(plain[0], shared[0]) < 1e-6
+    for metrics in (plain[1], shared[1]):
+        metrics.pop("idle", None)  # microbatches have other rows
     assert plain[1] == pytest.approx(shared[1], rel=1e-4, abs=1e-6)
     np.testing.assert_array_equal(plain[2], shared[2])
     forward = [flops["train_forward", "policy"] for *_, flops in (plain, shared)]
@@ -117,8 +119,8 @@ def test_minibatches_hold_whole_groups():
     rollouts, lengths = batch(6)
     learner = Learner(algorithm_of("grpo", model), optax.sgd(0.1), config, one, seed=0, donate=False, widths=WIDTHS)
     seen = []
-    learner.update = lambda trainable, opt_state, frozen, rollouts, prompts, scores, rows: (
-        seen.append(np.asarray(rows)) or (trainable, opt_state, {})
+    learner.update = lambda trainable, opt_state, frozen, rollouts, prompts, scores, teaches, rows: (
+        seen.append(np.asarray(rows)) or (trainable, opt_state, {}, ())
     )
     learner.step(learner.init(jax.random.key(0), model.init(jax.random.key(1)), None), *one.shard((rollouts, lengths)))
     assert len(seen) == 4
@@ -142,3 +144,34 @@ def test_minibatches_hold_whole_groups():
 )
 def test_groups_that_were_torn_apart_are_noticed(rows, fine):
     assert whole(np.array(rows), 2) is fine
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_rows_that_teach_nothing_are_left_out_of_the_backward_pass_and_change_nothing(devices):
+    """Five of eight groups have equal rewards: weights and metrics are those of a learner that trains on all."""
+    devices, model = Devices(jax.devices()[:devices]), small_model()
+    rollouts, lengths = batch(6, seed=1)
+    equal = np.isin(rollouts.group, [0, 2, 4, 5, 7])[:, None]
+    every_other = np.arange(len(equal))[:, None] % 2 * rollouts.mask
+    rollouts = rollouts._replace(reward=np.where(equal, 0, every_other).astype(np.float32))
+    algorithm = algorithm_of("async_grpo", model)
+    assert algorithm.idle_without_advantage
+    results = []
+    for idle in (True, False):
+        account = Account()
+        learner = Learner(
+            *(algorithm._replace(idle_without_advantage=idle), optax.sgd(0.1), UpdateConfig(2, 1, 60), devices),
+            **{"seed": 0, "donate": True, "account": account, "widths": WIDTHS},
+        )
+        state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
+        state, metrics, teaches = learner.step(state, *devices.shard((rollouts, lengths)))
+        results.append((as_numpy(state.trainable), metrics, teaches, account.take().flops))
+    (some, metrics, teaches, left), (everything, others, also, all_of_it) = results
+    assert relative(everything, some) < 1e-6
+    idle = metrics.pop("idle")
+    assert idle == (0.5 if len(devices.devices) == 1 else 0.0), "two groups are a microbatch, or one of each device"
+    assert metrics == pytest.approx(others, rel=1e-5, abs=1e-7)
+    np.testing.assert_array_equal(teaches, also)
+    assert left["train_forward", "policy"] == pytest.approx(all_of_it["train_forward", "policy"], rel=0.03)
+    backward = left["train_backward", "policy"] / all_of_it["train_backward", "policy"]
+    assert backward == pytest.approx(1 - idle, abs=0.05)

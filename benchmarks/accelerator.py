@@ -1,4 +1,4 @@
-"""What a card does with rlbench, in one run of less than ten minutes: Markdown for docs/results/accelerator.md.
+"""A card, and all that rlbench does with it, in a run of under ten minutes: Markdown for docs/results/accelerator.md.
 
 The step benchmark against the plain loop; sampling and training of every size of model against the card's limits; TRL
 on the same card, where torch finds one; the demo's start with a cold and a warm cache.

@@ -1,4 +1,4 @@
-"""How a learner step grows: its seconds, and its operations, against one size at a time.
+"""Growth of a learner step: its seconds, and its operations, against one size at a time.
 
 GRPO on two-digit addition, 64 problems in groups of 8, completions of 4 tokens, three layers of width 64; one of these
 sizes is changed. Completions do not end early. Simulated devices share this machine's cores: their seconds say what

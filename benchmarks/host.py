@@ -1,4 +1,4 @@
-"""What Python costs: microseconds a rollout of a run whose network is so small that arithmetic costs nearly nothing.
+"""The cost of Python: microseconds a rollout of a run whose network is so small that arithmetic costs next to nothing.
 
 A run as the command line makes it, with ledger, metrics and files, against a plain loop in JAX (benchmarks/step.py):
 one layer of width 8, two-digit addition, 512 rollouts a step. The first steps are left out.

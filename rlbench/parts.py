@@ -51,7 +51,10 @@ class Parts:
             *(*about, plan.sampling, self.acting_devices, acting, *rest, self.actor_account, delay, self.stop)
         )
         truncated = Sampling(plan.evaluation.top_k, plan.evaluation.top_p)
-        self.evaluator = Player(*about, truncated, self.learning_devices, evaluating, *rest, evaluation, AT_ONCE)
+        rows = plan.acting._replace(slots=plan.acting.slots or plan.rollouts)  # as in training: the same programs
+        self.evaluator = Player(
+            *(*about, truncated, self.learning_devices, evaluating, plan.verifier, rows, evaluation, AT_ONCE)
+        )
         self.keeps = CompiledFunction(
             self.acting_devices, plan.algorithm.keep, phase=Phase.SCORE, account=self.actor_account
         )

@@ -135,7 +135,8 @@ class Collector:
         Args:
           padded: form it of what there is, with masked rows for what is missing.
         """
-        self._drop(self.ready & self._too_old(self.formed))
+        if self.ready.any():
+            self._drop(self.ready & self._too_old(self.formed))
         if not padded and (self.waiting < self.size or (self.waits and self._waits())):
             return None
         ready = self.in_order(np.flatnonzero(self.ready))

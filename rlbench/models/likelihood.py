@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..devices import in_chunks
 from ..types import Array, Model, Params, Rollouts
-from .prefix import Prefixes, prefixes_of
+from .prefix import prefixes_of, read_after
 from .tokenizers import END
 
 
@@ -41,7 +41,7 @@ def per_token(model: Model, params: Params, rollouts: Rollouts, read: Callable[[
     """
 
     if (prefixes := prefixes_of(rollouts)) and model.branch:
-        said = after_prefix(model, params, prefixes, read)
+        said = read_after(model, params, prefixes, read)
         return jnp.where(rollouts.mask, prefixes.rows(said, rollouts.mask.shape[1]), 0.0)
 
     def forward(batch: tuple[Array, Array]) -> Array:
@@ -56,25 +56,3 @@ def per_token(model: Model, params: Params, rollouts: Rollouts, read: Callable[[
     if len(parts[0]) == 1:
         return forward(batch)
     return jax.lax.map(forward, parts).swapaxes(0, 1).reshape(rows, length)
-
-
-def after_prefix(
-    model: Model, params: Params, prefixes: Prefixes, read: Callable[[Array, Array, Array], Array]
-) -> Array:
-    """f32[B, R]: what `read` makes of continuations, whose prompts go through the network once a group."""
-    assert model.branch
-    branch, groups, length = model.branch, len(prefixes.length), prefixes.widths.continuation
-
-    def forward(parts: tuple[Array, Array, Array, Array]) -> Array:
-        prompt, end, tokens, mask = parts
-        first, others = branch(params, prompt, end, tokens[..., :-1])
-        first = jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1, first.shape[-1]))
-        both = read(first, tokens[..., :1], mask[..., :1]), read(others, tokens[..., 1:], mask[..., 1:])
-        return jnp.concatenate(both, axis=-1)
-
-    by_group = (x.reshape(groups, -1, length) for x in (prefixes.continuation, prefixes.chosen))
-    width = prefixes.widths.tokens(prefixes.group)
-    parts = in_chunks((prefixes.prompt, prefixes.length, *by_group), groups, width, model.chunk_tokens)
-    if len(parts[0]) == 1:
-        return forward(jax.tree.map(lambda x: x[0], parts)).reshape(-1, length)
-    return jax.lax.map(forward, parts).swapaxes(0, 1).reshape(-1, length)

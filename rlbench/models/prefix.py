@@ -5,13 +5,15 @@ these very rows finds it here; rows that an algorithm made itself are read one b
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from ..types import Array, Rollouts
+from ..devices import in_chunks
+from ..types import Array, Model, Params, Rollouts
 
 
 class Widths(NamedTuple):
@@ -72,7 +74,7 @@ def sharing(rollouts: Rollouts, length: Array | None, widths: Widths | None) -> 
 
 
 def prefixes_of(rollouts: Rollouts) -> Prefixes | None:
-    """What is known of these very rows, and this very mask, whose first token says where a prompt ends."""
+    """All that is known of these very rows, with this very mask."""
     known = _known.get()
     if known is None or known.rollouts.tokens is not rollouts.tokens or known.rollouts.mask is not rollouts.mask:
         return None
@@ -84,3 +86,23 @@ def prefixes_of(rollouts: Rollouts) -> Prefixes | None:
     continuation = jnp.take_along_axis(tokens, inside, axis=1)
     chosen = jnp.take_along_axis(mask, inside, axis=1) & (place < width)
     return Prefixes(known.length, group, tokens[::group, : widths.prompt], continuation, chosen)
+
+
+def read_after(model: Model, params: Params, prefixes: Prefixes, read: Callable[[Array, Array, Array], Array]) -> Array:
+    """f32[B, R]: what `read` makes of continuations, whose prompts go through the network once a group."""
+    assert model.branch
+    branch, groups, length = model.branch, len(prefixes.length), prefixes.widths.continuation
+
+    def forward(parts: tuple[Array, Array, Array, Array]) -> Array:
+        prompt, end, tokens, mask = parts
+        first, others = branch(params, prompt, end, tokens[..., :-1])
+        first = jnp.broadcast_to(first[:, None, None], (*tokens.shape[:2], 1, first.shape[-1]))
+        both = read(first, tokens[..., :1], mask[..., :1]), read(others, tokens[..., 1:], mask[..., 1:])
+        return jnp.concatenate(both, axis=-1)
+
+    by_group = (x.reshape(groups, -1, length) for x in (prefixes.continuation, prefixes.chosen))
+    width = prefixes.widths.tokens(prefixes.group)
+    parts = in_chunks((prefixes.prompt, prefixes.length, *by_group), groups, width, model.chunk_tokens)
+    if len(parts[0]) == 1:
+        return forward(jax.tree.map(lambda x: x[0], parts)).reshape(-1, length)
+    return jax.lax.map(forward, parts).swapaxes(0, 1).reshape(-1, length)

@@ -282,7 +282,7 @@ class Environment:
 
 
 def about(one: Submitted) -> About:
-    """What its step is about."""
+    """The subject of its step, for messages."""
     return one.said[1][:SHOWN], one.prompt[-SHOWN:]
 
 

@@ -45,7 +45,7 @@ class Calls:
         Args:
           place: i64[1], where the number of the call at hand is written.
         """
-        function = self.function
+        function, results = self.function, self.results
         for number, arguments in enumerate(self.arguments, 1):
             place[0] = number
             try:
@@ -55,7 +55,7 @@ class Calls:
             with self.lock:
                 if self.left:
                     break
-                self.results.append(result)
+                results.append(result)
                 self.began = time.monotonic()
         place[0] = 0
 

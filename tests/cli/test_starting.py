@@ -1,4 +1,4 @@
-"""What a command imports before it does anything: seconds that everybody waits for."""
+"""Imports of a command before it does anything: seconds that everybody waits for."""
 
 import subprocess
 import sys

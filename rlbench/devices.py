@@ -208,6 +208,7 @@ class CompiledFunction:
         self.account = account or Account()
         self._jitted = jax.jit(function, donate_argnums=donate)
         self._executables: dict[Any, Executable] = {}
+        self._compiling = threading.Lock()
 
     @property
     def compilations(self) -> int:
@@ -215,15 +216,29 @@ class CompiledFunction:
         return len(self._executables)
 
     def prepare(self, *arguments: Any) -> Executable:
-        """The program for arguments of such shapes, compiled if it was not yet. Networks keep theirs."""
-        leaves, structure = jax.tree.flatten(
-            [argument for place, argument in enumerate(arguments) if place not in self.networks]
-        )
-        bucket = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        """The program for arguments of such shapes, compiled if it was not yet."""
+        bucket = self._bucket(arguments)
         if bucket not in self._executables:
             with self.account.during(Activity.COMPILING):
-                self._executables[bucket] = self._compile(arguments)
+                self._compile_once(bucket, arguments)
         return self._executables[bucket]
+
+    def prepare_aside(self, *arguments: Any) -> Executable:
+        """The same, from a thread that has no account: whoever needs the program meanwhile waits for it."""
+        bucket = self._bucket(arguments)
+        self._compile_once(bucket, arguments)
+        return self._executables[bucket]
+
+    def _bucket(self, arguments: Sequence[Any]) -> Any:
+        """Structure and shapes of all but the networks, which keep theirs."""
+        others = [argument for place, argument in enumerate(arguments) if place not in self.networks]
+        leaves, structure = jax.tree.flatten(others)
+        return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+
+    def _compile_once(self, bucket: Any, arguments: Sequence[Any]) -> None:
+        with self._compiling:
+            if bucket not in self._executables:
+                self._executables[bucket] = self._compile(arguments)
 
     def __call__(self, *arguments: Any) -> Any:
         program = self.prepare(*arguments)
@@ -250,4 +265,5 @@ class CompiledFunction:
 
 def share_of(x: Any) -> Any:
     """The shape of one device's part of an argument."""
-    return jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype) if isinstance(x, jax.Array) else x
+    sharding = getattr(x, "sharding", None)
+    return jax.ShapeDtypeStruct(sharding.shard_shape(x.shape), x.dtype) if sharding else x

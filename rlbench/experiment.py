@@ -70,6 +70,7 @@ class Experiment:
         start = common_start(plan, self.recorder.note)
         self.recorder.started(start)
         self.state = parts.begin(start.params)
+        parts.prepare_learner(self.state)
         self.buffers = parts.buffer_bytes(self.state)
         self.ledger = ledger = parts.ledger(self.state, start.cost)
         del start

@@ -20,6 +20,7 @@ from .acting.slots import Sampling
 from .contract.algorithm import shapes
 from .contract.task import training_problems
 from .devices import CompiledFunction, Devices
+from .interrupts import LEFT
 from .learning.learner import Learner
 from .plan import Plan
 from .randomness import key_of
@@ -78,6 +79,23 @@ class Parts:
         sampler = network_of(plan.algorithm.acting, state.trainable, state.frozen)
         self.player.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
         return state
+
+    def prepare_learner(self, state: LearnerState) -> None:
+        """Compiles the learner's programs on a thread, while acting and evaluation begin.
+
+        An error is told where the learner needs the program.
+        """
+        plan = self.plan
+        batch = shapes(plan.rollouts, plan.limits.episode)
+        prompts = jax.ShapeDtypeStruct((plan.rollouts // plan.algorithm.group_size,), np.int32)
+
+        def compile_programs() -> None:
+            with contextlib.suppress(Exception):
+                self.learner.prepare_aside(state, batch, prompts)
+
+        thread = threading.Thread(target=compile_programs, name="compiler", daemon=True)
+        LEFT.append(thread)
+        thread.start()
 
     @property
     def accounts(self) -> dict[str, Account]:

@@ -83,6 +83,30 @@ class Learner:
         trainable, frozen, opt_state = self.devices.replicate((trainable, frozen, opt_state))
         return LearnerState(trainable, frozen, opt_state, version=0)
 
+    def prepare_aside(self, state: LearnerState, rollouts: Rollouts, prompts: Any) -> None:
+        """Compiles the programs of a step, from a thread without an account.
+
+        Args:
+          rollouts: shapes of a batch.
+          prompts: shape of its prompts' lengths.
+        """
+
+        def on_devices(shapes: Any, sharding: Any) -> Any:
+            return jax.tree.map(
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, sharding
+            )
+
+        trainable, frozen, opt_state, _ = state
+        prompts = prompts if self.widths else None
+        batch = rollouts, prompts
+        rollouts, prompts = on_devices(batch, jax.tree.map(lambda _: self.devices.rows, batch))
+        scored = trainable, frozen, rollouts, prompts, jnp.int32(0)
+        program = self.score.prepare_aside(*scored)
+        scores, teaches = on_devices(jax.eval_shape(self._score, *scored), program.executable.output_shardings)
+        rows = np.zeros(len(rollouts.group) // self.update_config.minibatches, np.int32)
+        mine = self.devices.handed(rows)
+        self.update.prepare_aside(trainable, opt_state, frozen, rollouts, prompts, scores, teaches, mine)
+
     def step(
         self, state: LearnerState, rollouts: Rollouts, prompts: Array | None = None
     ) -> tuple[LearnerState, dict[str, float], np.ndarray]:

@@ -8,6 +8,7 @@ import pytest
 
 from rlbench.accounting.account import Account
 from rlbench.acting.collector import whole
+from rlbench.contract.algorithm import shapes
 from rlbench.devices import Devices
 from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.models.likelihood import token_logp, token_value
@@ -175,3 +176,17 @@ def test_rows_that_teach_nothing_are_left_out_of_the_backward_pass_and_change_no
     assert left["train_forward", "policy"] == pytest.approx(all_of_it["train_forward", "policy"], rel=0.03)
     backward = left["train_backward", "policy"] / all_of_it["train_backward", "policy"]
     assert backward == pytest.approx(1 - idle, abs=0.05)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_programs_that_were_compiled_ahead_are_those_of_a_step(name, devices):
+    devices, model = Devices(jax.devices()[:devices]), small_model()
+    config = UpdateConfig(1, 2, 60)
+    learner = Learner(algorithm_of(name, model), optax.adam(0.1), config, devices, seed=0, donate=True, widths=WIDTHS)
+    state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
+    learner.prepare_aside(state, shapes(GROUPS * SIZE, ROW), jax.ShapeDtypeStruct((GROUPS,), np.int32))
+    assert (learner.score.compilations, learner.update.compilations) == (1, 1)
+    for _ in range(2):
+        state, _, _ = learner.step(state, *devices.shard(batch(6)))
+    assert (learner.score.compilations, learner.update.compilations) == (1, 1)

@@ -230,10 +230,10 @@ class CompiledFunction:
         return self._executables[bucket]
 
     def _bucket(self, arguments: Sequence[Any]) -> Any:
-        """Structure and shapes of all but the networks, which keep theirs."""
+        """The structure of all, and the shapes of all but the networks, which keep theirs."""
         others = [argument for place, argument in enumerate(arguments) if place not in self.networks]
-        leaves, structure = jax.tree.flatten(others)
-        return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
+        shapes = ((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(others))
+        return jax.tree.structure(arguments), *shapes
 
     def _compile_once(self, bucket: Any, arguments: Sequence[Any]) -> None:
         with self._compiling:

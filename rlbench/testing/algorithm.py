@@ -75,9 +75,9 @@ def check_zero_advantage(case: Case) -> None:
 
 def check_idle(case: Case) -> None:
     """A row without advantage has no gradient at all, exactly, where the algorithm says so, wherever the policy is."""
+    scores = case.score()
     if not case.algorithm.idle_without_advantage:
         raise NotApplicable("it does not say idle_without_advantage")
-    scores = case.score()
     expect("advantage" in scores, "score", '"advantage", for idle_without_advantage', ", ".join(scores))
     _, gradient = case.learn(case.rollouts, scores | {"advantage": jnp.zeros_like(scores["advantage"])})
     still = jax.tree.map(jnp.zeros_like, gradient)

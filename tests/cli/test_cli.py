@@ -189,7 +189,10 @@ def test_async_grpo_brings_its_runner(rlbench):
         (["algo.kl_coef=much"], "algo.kl_coef=much: input should be a valid number"),
         (["seed=-1"], "seed=-1: input should be greater than or equal to 0"),
         (["batch.rollouts=10"], "batch.rollouts=10: has to be a multiple of 8, for algo.group_size = 8"),
-        (["batch.minibatches=3"], "batch.rollouts=512: has to be a multiple of 3, for batch.minibatches"),
+        (
+            ["batch.minibatches=3"],
+            "batch.rollouts=512: has to be a multiple of 24, for batch.minibatches of whole groups",
+        ),
         (
             ["batch.max_completion_tokens=3"],
             "batch.max_completion_tokens=3: at least 4, for the longest answer and its end",

@@ -31,7 +31,7 @@ def test_sampled_logp_holds_over_several_turns(devices):
     model = small_model(layers=2)
     params = rough(model.init(jax.random.key(0)))
     actor = player_of(model, TwoTurns(), devices, completion=4)
-    batch = actor.play(params, problems_of(TwoTurns(), 8), 2, first_id=0, version=0)
+    batch = actor.play(params, problems_of(TwoTurns(), 8), 4, first_id=0, version=0)
     assert len({t.completion_tokens for t in batch.trajectories}) > 2, "the test wants ragged completions"
     logp = token_logp(model, params, jax.tree.map(jnp.asarray, batch.rollouts))
     np.testing.assert_allclose(batch.rollouts.logp, logp, atol=1e-4)

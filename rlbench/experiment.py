@@ -111,7 +111,7 @@ class Experiment:
         """Enters a learner step, and reports it."""
         batch, plan, parts = event.acted.batch, self.plan, self.parts
         room = parts.learner.room(batch.rollouts.tokens.shape[1], len(batch.ids) // len(batch.prompts))
-        epochs, idle = plan.update_config.epochs, event.metrics.get("idle")
+        epochs, idle = plan.update_config.epochs, event.metrics.get("left_out")
         ledger.learned(batch.ids, event.teaches, room, epochs, parts.learner_account.take(), idle)
         ledger.evaluated(parts.behaviour.account.take(), 0.0)
         expect_finite(event.version, event.metrics)

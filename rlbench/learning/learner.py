@@ -199,7 +199,7 @@ class Learner:
             params[name] = optax.apply_updates(trainable[name], change)
             report[f"param_norm/{name}"] = optax.tree.norm(params[name])
         if passes:
-            report["idle"] = passes[1] / len(teaching)
+            report["left_out"] = passes[1] / len(teaching)
         return params, states, report, passes
 
     @staticmethod

@@ -72,7 +72,7 @@ def test_microbatches_change_nothing(devices, name, microbatch_tokens):
     parts, part_metrics = one_step(name, devices, UpdateConfig(1, 1, microbatch_tokens))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), whole, parts)
     for one in (metrics, part_metrics):
-        one.pop("idle", None)  # the share of microbatches none of whose rows teaches
+        one.pop("left_out", None)  # the share of microbatches none of whose rows teaches
     assert metrics == pytest.approx(part_metrics, rel=1e-4, abs=1e-6)
 
 

@@ -101,7 +101,7 @@ def test_a_learner_step_is_what_it_was(name, devices):
     plain, shared = (stepped(name, devices, prompts, UpdateConfig(1, 1, 60)) for prompts in (False, True))
     assert relative(plain[0], shared[0]) < 1e-6
     for metrics in (plain[1], shared[1]):
-        metrics.pop("idle", None)  # microbatches have other rows
+        metrics.pop("left_out", None)  # microbatches have other rows
     assert plain[1] == pytest.approx(shared[1], rel=1e-4, abs=1e-6)
     np.testing.assert_array_equal(plain[2], shared[2])
     forward = [flops["train_forward", "policy"] for *_, flops in (plain, shared)]
@@ -169,7 +169,7 @@ def test_rows_that_teach_nothing_are_left_out_of_the_backward_pass_and_change_no
         results.append((as_numpy(state.trainable), metrics, teaches, account.take().flops))
     (some, metrics, teaches, left), (everything, others, also, all_of_it) = results
     assert relative(everything, some) < 1e-6
-    idle = metrics.pop("idle")
+    idle = metrics.pop("left_out")
     assert idle == (0.5 if len(devices.devices) == 1 else 0.0), "two groups are a microbatch, or one of each device"
     assert metrics == pytest.approx(others, rel=1e-5, abs=1e-7)
     np.testing.assert_array_equal(teaches, also)

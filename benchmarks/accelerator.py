@@ -89,7 +89,7 @@ SIZES = (
     Size("large, 100 M", 14, 768, 12, 12, 2048, 98, 256, 512, 16, 512),
     Size("Llama shape, 135 M", 30, 576, 9, 3, 1536, 49152, 256, 512, 16, 512),
 )
-SHORT = ["warm_start.steps=2", "evaluation.problems=8", "batch.rollouts=8"]  # of the demo's start
+SHORT = ["warm_start.steps=2", "evaluation.problems=8", "batch.rollouts=16"]  # of the demo's start
 SMALL = (Size("micro, 0.9 M", 4, 128, 4, 4, 384, 98, 8, 16, 1, 32),)
 
 

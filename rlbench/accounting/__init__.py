@@ -1,1 +1,1 @@
-SCHEMA = 3  # version of ledger.json
+SCHEMA = 4  # version of ledger.json

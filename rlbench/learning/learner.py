@@ -230,9 +230,8 @@ class Learner:
         """
         size = together(rollouts, prompts)
         groups, width = len(rows) // size, rollouts.tokens.shape[1] * size
-        if prompts is not None:
-            room = self.room(rollouts.tokens.shape[1], size)
-            width = room.prompt + size * room.rest
+        if prompts is not None and self.widths:
+            width = self.widths.within(rollouts.tokens.shape[1]).tokens(size)
         most = self.update_config.microbatch_tokens
         if self.algorithm.idle_without_advantage:
             order = in_chunks_by(teaches[rows].reshape(groups, size).any(axis=1), width, most)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_module
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 from rlbench.help import leaves
 from rlbench.warm_start import Cost
 from tests import forked

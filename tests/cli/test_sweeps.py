@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 from rlbench.multirun import InvalidJob, JobFailed, register
 from rlbench.multirun.job import perform
 from rlbench.types import ConfigError

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 
 Harm = Callable[[Path], object]
 FILES = ("config.yaml", "summary.json", "ledger.json", "metrics.jsonl", ".hydra/overrides.yaml", ".hydra/hydra.yaml")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 from rlbench.comparing.groups import Comparison, Group
 from rlbench.comparing.runs import Run, flat
 from rlbench.types import Fate

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 from rlbench.comparing.curves import AXES, accuracy, band
 from rlbench.comparing.groups import commands, comparisons, sandboxes
 from rlbench.comparing.report import mean_of

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 from rlbench.tracking.sending import NotSent, refuse_older
 from tests.tracking.conftest import sent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlbench.accounting.ledger import SCHEMA
+from rlbench.accounting import SCHEMA
 from rlbench.records import RECORD
 from rlbench.tracking.sending import AXES, TRAJECTORY
 from rlbench.tracking.sheets import SHEETS, memory, sheets

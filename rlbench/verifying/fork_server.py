@@ -34,7 +34,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 # What programs may import: nothing can be opened any more once they run.
 PRELOADED = """
@@ -247,6 +247,7 @@ class Deadlines:
     def __init__(self, limits: dict):
         self.limits = limits
         self.seconds, self.seen = 0.0, time.monotonic()
+        self.looks: dict[Path, Look] = {}  # the last at each thread: one that has ended has waited, too
 
     def over(self, cpu_seconds: Iterable[float], threads: Sequence[Path]) -> str | None:
         """The deadline that is over: cpu, wall or starved.
@@ -260,31 +261,36 @@ class Deadlines:
         self.seen = now
         if any(used > self.limits["cpu_seconds"] for used in cpu_seconds):
             return "cpu"
+        self.looks |= {thread: one for thread in threads if (one := look(thread))}
         if self.seconds <= self.limits["wall_seconds"]:
             return None
-        looks = [look(thread) for thread in threads]
-        waited = sum(seconds for _, seconds, _ in looks)
-        if not any(ready for ready, _, _ in looks) and self.seconds - waited > self.limits["wall_seconds"]:
+        waited = sum(one.waited for one in self.looks.values())
+        ready = any(self.looks[thread].ready for thread in threads if thread in self.looks)
+        if not ready and self.seconds - waited > self.limits["wall_seconds"]:
             return "wall"
         if self.seconds <= self.limits["patience_seconds"]:
             return None
-        return "starved" if looks and sum(switches for _, _, switches in looks) < SWITCHES else "wall"
+        switches = sum(one.switches for one in self.looks.values())
+        return "starved" if self.looks and switches < SWITCHES else "wall"
 
 
-def look(thread: Path) -> tuple[bool, float, int]:
-    """A thread as its kernel sees it: proc(5).
+class Look(NamedTuple):
+    """A thread as its kernel sees it: proc(5)."""
 
-    Returns:
-      Whether it is ready to run, or runs; the seconds that it waited for a processor before it ran last; and how often
-      it gave one up by itself. Where the kernel doesn't tell it is not ready, and never waited.
-    """
+    ready: bool  # to run, or it runs
+    waited: float  # seconds for a processor, before it ran last
+    switches: int  # how often it gave one up by itself
+
+
+def look(thread: Path) -> Look | None:
+    """Looks at a thread, given its folder in /proc; None where it is gone, or the kernel doesn't tell."""
     try:
         ready = (thread / "stat").read_text().rpartition(")")[2].split()[0] == "R"
         waited = int((thread / "schedstat").read_text().split()[1]) * 1e-9
         switches = int((thread / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-    except OSError:
-        return False, 0.0, SWITCHES
-    return ready, waited, switches
+    except (OSError, IndexError, ValueError):  # a status may end early where the thread ends
+        return None
+    return Look(ready, waited, switches)
 
 
 def exiting(pid: int) -> bool:

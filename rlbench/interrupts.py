@@ -83,10 +83,12 @@ def patiently(function: Callable[..., T], *arguments: Any) -> T:
     """Calls a function that may stay in native code for long, such as a compiler.
 
     Python handles no signal in the meantime. So the main thread has another one call it, and Ctrl-C leaves that
-    one behind.
+    one behind. After Ctrl-C nothing is called any more.
     """
     if threading.current_thread() is not threading.main_thread():
         return function(*arguments)
+    if UNINTERRUPTED.came:  # and was lost: native code that looks for an attribute drops whatever is raised there
+        raise KeyboardInterrupt
     result: Future[T] = Future()
 
     def call() -> None:

@@ -1,12 +1,13 @@
 """Ctrl-C waits for what has to be whole, and comes once."""
 
+import contextlib
 import os
 import signal
 import threading
 
 import pytest
 
-from rlbench.interrupts import Interrupts
+from rlbench.interrupts import UNINTERRUPTED, Interrupts, patiently
 
 
 def press() -> None:
@@ -57,3 +58,13 @@ def test_another_thread_neither_takes_it_over_nor_is_held():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_one_that_was_lost_is_noticed_before_the_next_call_into_native_code():
+    """Whatever is raised while native code looks for an attribute is dropped."""
+    with UNINTERRUPTED.installed():
+        with contextlib.suppress(KeyboardInterrupt):
+            press()
+        with pytest.raises(KeyboardInterrupt):
+            patiently(lambda: 1)
+    assert patiently(lambda: 1) == 1

@@ -53,6 +53,7 @@ bench: .venv
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.host
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.asynchrony
 	$(BIN)/python benchmarks/ledger.py

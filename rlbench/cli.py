@@ -1,6 +1,6 @@
 """The command `rlbench`: a Hydra application whose errors are one line.
 
-Exit codes: 0, 1 for a run that failed, 2 for a config or a plugin that cannot run, 130 after Ctrl-C.
+Exit codes: 0, 1 for a run that failed, 2 for a config or a plugin that cannot run, 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 import logging
@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from .discovery import CONFIG, find_plugins, split
 from .help import explain, is_one_line, print_help
 from .hydra_adapter import VERSION_BASE, HydraConfig
-from .interrupts import end_process
+from .interrupts import Terminated, end_process
 from .multirun import InvalidJob, JobFailed, register
+from .multirun.repeating import goes_on
 from .types import Diverged, Stalled, TooManyFailures
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,13 @@ def job(config: DictConfig) -> float | None:
         log.warning("one run, of the config's own values; -m sweeps %s", values)
     try:
         plan = make_plan(config, names)
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)  # Hydra's own copy keeps the interpolations
-        summary = run(plan, folder)
+        try:
+            summary = run(plan, folder, OmegaConf.to_yaml(config, resolve=True))  # Hydra's keeps the interpolations
+        except KeyboardInterrupt:
+            if alone and plan.checkpoint.keep:
+                command = goes_on(OmegaConf.create({"hydra": context}), folder)
+                log.warning("interrupted; what goes on with it is\n    %s", command)
+            raise
     except Exception as error:
         if alone and expected(error):
             fail(error)  # here, since Hydra would print a line of its own
@@ -65,9 +71,10 @@ def main() -> None:
             print_help([word for word in split(sys.argv[1:])[1] if not word.startswith("-")])
         else:
             hydra.main(version_base=VERSION_BASE, config_path="pkg://rlbench.conf", config_name=CONFIG)(job)()
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being done
-        end_process(130)
+    except KeyboardInterrupt as error:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # it is being done
+        end_process(143 if isinstance(error, Terminated) else 130)
     except Exception as error:
         if not expected(error):
             raise

@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from . import crashes
 from .accounting.ledger import Ledger
 from .accounting.peaks import Impossible, reached
+from .checkpoint import Checkpoints, locked
 from .contract.task import opened
 from .devices import keep_compilations, keep_freed_memory
 from .evaluation import distinct_problems, evaluate
@@ -16,6 +18,7 @@ from .learning.learner import expect_finite
 from .parts import Parts
 from .plan import Plan
 from .recorder import Recorder
+from .run_state import RunState, Saver, origin
 from .running.loop import Learned, settled, train
 from .running.metrics import metrics_of
 from .running.stalls import watched
@@ -25,19 +28,26 @@ from .types import LearnerState
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Runs a plan and returns its summary, which is also in folder/summary.json, beside the ledger.
+def run(plan: Plan, folder: Path, config: str | None = None) -> dict[str, Any]:
+    """Runs a plan, or goes on with it where its folder has a checkpoint. Returns its summary.
 
-    A run that fails or is interrupted raises, after its summary is written with what was known last.
+    That is also in folder/summary.json, beside the ledger. A run that fails or is interrupted raises, after its summary
+    is written with what was known last.
+
+    Args:
+      config: for folder/config.yaml.
 
     Raises:
+      ConfigError: the folder's checkpoint is of another config, or another process runs there.
       DoesNotReconcile: the ledger's totals are not the sums of their parts; then no summary is written.
       Impossible: more operations a second were counted than the devices can do.
     """
     keep_compilations(plan.cache / "compilations")
     keep_freed_memory()
-    with UNINTERRUPTED.installed(), contextlib.closing(plan.verifier), opened(plan.task):
+    with locked(folder), UNINTERRUPTED.installed(), contextlib.closing(plan.verifier), opened(plan.task):
         experiment = Experiment(plan, folder)
+        if config:
+            (folder / "config.yaml").write_text(config)
         try:
             experiment.go()
             experiment.recorder.summary["status"] = "finished"
@@ -58,32 +68,59 @@ class Experiment:
         self.problems = distinct_problems(plan.task, "heldout", asked)
         if (have := len(self.problems)) < asked:
             log.info("evaluation.problems=%d: the task has %d distinct held-out problems; all are used", asked, have)
-        self.recorder = Recorder(plan, folder, self.parts.timeline, self.parts.memory, have)
+        checkpoints = Checkpoints(folder, plan.checkpoint.keep, origin(plan))
+        self.saved = RunState.newest(checkpoints, plan)
+        record = self.saved and self.saved.recorder
+        crashes.enter(folder, record["sizes"]["metrics.jsonl"] if record else 0)
+        self.recorder = Recorder(plan, folder, self.parts.timeline, self.parts.memory, have, record)
+        self.saver = Saver(plan, self.parts, self.recorder, checkpoints)
         self.state: LearnerState
         self.ledger: Ledger | None = None
         self.buffers = 0  # bytes
 
     def go(self) -> None:
-        """The whole run."""
+        """The whole run, or what is left of it."""
         plan, parts = self.plan, self.parts
         self.recorder.open()
-        start = common_start(plan, self.recorder.note)
-        self.recorder.started(start)
-        self.state = parts.begin(start.params)
-        parts.prepare_learner(self.state)
+        saved, self.saved = self.saved, None
+        ledger = self.ledger = self._resumed(saved) if saved else self._begun()
+        ledger.lost = crashes.lost(self.folder)._asdict()
         self.buffers = parts.buffer_bytes(self.state)
-        self.ledger = ledger = parts.ledger(self.state, start.cost)
-        del start
         watch = watched(parts.timeline, plan.runner.watchdog_seconds)
-        with watch, settled(), parts.acting(ledger, self.folder) as actor:
-            self._report(ledger, {})
-            for event in train(actor, parts.learner, self.state, parts.behaviour, parts.timeline):
+        acting = parts.acting(ledger, self.folder, saved and saved.actor)
+        with watch, settled(), UNINTERRUPTED.graceful(), acting as actor:
+            if not saved:
+                self._report(ledger, {})
+            del saved
+            events = train(actor, parts.learner, self.state, parts.behaviour, parts.timeline)
+            while not self._over(ledger) and (event := next(events, None)):
                 self._learned(ledger, event)
-                if self._over(ledger):
-                    break
+                ends = self._over(ledger) or event.version + 1 == plan.steps
+                self.saver.after(self.state, actor, ends=ends or UNINTERRUPTED.terminating)
+                if UNINTERRUPTED.terminating and not ends:
+                    UNINTERRUPTED.terminate()
         if plan.max_flops and not self._over(ledger):
             spent = ledger.spent()
             log.warning("steps=%d ended the run at %.3g of max_flops=%.3g", plan.steps, spent, plan.max_flops)
+
+    def _begun(self) -> Ledger:
+        """Begins the run."""
+        start = common_start(self.plan, self.recorder.note)
+        self.recorder.started(start)
+        self.state = self.parts.begin(start.params)
+        self.parts.prepare_learner(self.state)
+        return self.parts.ledger(self.state, start.cost)
+
+    def _resumed(self, saved: RunState) -> Ledger:
+        """Goes on with the run."""
+        self.state = self.parts.resume(saved.arrays, saved.step)
+        if saved.step < self.plan.steps:
+            self.parts.prepare_learner(self.state)
+        ledger = self.parts.ledger(self.state)
+        ledger.restore(saved.actor["ledger"])
+        self.saver.restore(saved.accounts)
+        self.recorder.resumed(saved.recorder)
+        return ledger
 
     def finish(self) -> None:
         """Writes the summary and the ledger, whatever became of the run.
@@ -105,6 +142,7 @@ class Experiment:
             if self.ledger and report:
                 self._doubt(self.ledger, report)
         finally:
+            self.saver.close()
             self.recorder.finish(summary, report)
 
     def _learned(self, ledger: Ledger, event: Learned) -> None:

@@ -14,6 +14,10 @@ T = TypeVar("T")
 PATIENCE = 0.5  # seconds that a run waits, after Ctrl-C, for a thread to end by itself
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the machine is wanted for something else."""
+
+
 class Interrupts:
     """A context within which the main thread is not interrupted; what came meanwhile interrupts it at the end.
 
@@ -23,40 +27,65 @@ class Interrupts:
     def __init__(self) -> None:
         self._depth = 0
         self._pending = self._delivered = False
+        self._error: type[KeyboardInterrupt] = KeyboardInterrupt
         self._main = threading.main_thread().ident
+        self.terminating = self._graceful = False
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Takes over SIGINT within the block, if it is entered in the main thread.
+        """Takes over SIGINT and SIGTERM within the block, if it is entered in the main thread.
 
-        It interrupts once. An impatient second one would cost what the first one lets be written.
+        They interrupt once. An impatient second one would cost what the first one lets be written.
         """
         if threading.get_ident() != self._main:
             yield
             return
-        self._pending = self._delivered = False
-        before = signal.signal(signal.SIGINT, self._arrived)
+        self._pending = self._delivered = self.terminating = False
+        before = {number: signal.signal(number, self._arrived) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self._delivered = False
+
+    @contextlib.contextmanager
+    def graceful(self) -> Iterator[None]:
+        """A block that SIGTERM does not interrupt: it looks at `terminating` now and then, and calls `terminate`."""
+        self._graceful = True
+        try:
+            yield
+        finally:
+            self._graceful = False
+
+    def terminate(self) -> NoReturn:
+        """Ends what SIGTERM has to end."""
+        self._error = Terminated
+        self._deliver()
 
     @property
     def came(self) -> bool:
         """True if the block that is installed was interrupted."""
         return self._delivered
 
+    def again(self) -> NoReturn:
+        """Interrupts once more, since what was raised was lost."""
+        raise self._error
+
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._delivered:
             return
-        self._pending = True
+        if number == signal.SIGTERM:
+            self.terminating = True
+            if self._graceful:
+                return
+        self._pending, self._error = True, Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if self._depth == 0:
             self._deliver()
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> NoReturn:
         self._pending, self._delivered = False, True
-        raise KeyboardInterrupt
+        raise self._error
 
     def __enter__(self) -> None:
         if threading.get_ident() == self._main:
@@ -88,7 +117,7 @@ def patiently(function: Callable[..., T], *arguments: Any) -> T:
     if threading.current_thread() is not threading.main_thread():
         return function(*arguments)
     if UNINTERRUPTED.came:  # and was lost: native code that looks for an attribute drops whatever is raised there
-        raise KeyboardInterrupt
+        UNINTERRUPTED.again()
     result: Future[T] = Future()
 
     def call() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .accounting.peaks import peak_of
 from .accounting.timeline import Activity, Timeline
 from .acting.player import Player
 from .acting.slots import Sampling
+from .checkpoint import refilled
 from .contract.algorithm import shapes
 from .contract.task import training_problems
 from .devices import CompiledFunction, Devices
@@ -30,6 +31,8 @@ from .running.behaviour import BehaviourRatio
 from .types import LearnerState, Params, Phase, Rollouts, keep_all
 from .verifying.delay import AT_ONCE
 from .warm_start import Cost
+
+LEARNER = "learner"  # begins the names of the learner's arrays in a checkpoint
 
 
 class Parts:
@@ -72,13 +75,32 @@ class Parts:
         )
 
     def begin(self, params: Params) -> LearnerState:
-        """The state before the first step. Costs of what samples are counted under its own name from now on."""
+        """The state before the first step."""
         plan = self.plan
         policy = self.learning_devices.replicate(params)
         state = self.learner.init(self.init_key, policy, shapes(plan.rollouts, plan.limits.episode))
-        sampler = network_of(plan.algorithm.acting, state.trainable, state.frozen)
-        self.player.network = self.evaluator.network = sampler or "acting"  # by itself, where acting computes it
+        self._name_sampler(state)
         return state
+
+    def resume(self, arrays: Mapping[str, np.ndarray], version: int) -> LearnerState:
+        """The state after a step, of arrays that were saved then.
+
+        Raises:
+          ConfigError: they are those of another model, algorithm or optimizer.
+        """
+        plan = self.plan
+        policy = jax.eval_shape(plan.model.init, self.init_key)
+        rows = shapes(plan.rollouts, plan.limits.episode)
+        like = jax.eval_shape(lambda key, policy: self.learner.init(key, policy, rows)[:-1], self.init_key, policy)
+        trainable, frozen, opt_state = self.learning_devices.replicate(refilled(like, arrays, LEARNER))
+        state = LearnerState(trainable, frozen, opt_state, version)
+        self._name_sampler(state)
+        return state
+
+    def _name_sampler(self, state: LearnerState) -> None:
+        """Costs of what samples are counted under its own name; by itself, where acting computes it."""
+        sampler = network_of(self.plan.algorithm.acting, state.trainable, state.frozen)
+        self.player.network = self.evaluator.network = sampler or "acting"
 
     def prepare_learner(self, state: LearnerState) -> None:
         """Compiles the learner's programs on a thread, while acting and evaluation begin.
@@ -110,27 +132,36 @@ class Parts:
         """The network that samples."""
         return self.plan.algorithm.acting(state.trainable, state.frozen)
 
-    def ledger(self, state: LearnerState, cost: Cost) -> Ledger:
-        """The ledger, with what the warm start cost when it was made."""
+    def ledger(self, state: LearnerState, cost: Cost | None = None) -> Ledger:
+        """The ledger, with what the warm start cost when it was made, unless that is entered already."""
         plan, sampler = self.plan, self.player.network
         networks = state.trainable | state.frozen | {sampler: self.policy(state)}
         sizes = {name: size for name, params in networks.items() if (size := plan.model.size(params))}
         peak, accelerator = peak_of(plan.devices, plan.model.dtype), plan.devices[0].platform != "cpu"
         ledger = Ledger(sizes, peak, self.timeline, devices=len(plan.devices), accelerator=accelerator)
-        trained = [
-            {sampler if name == "policy" else name: count for name, count in flops.items()}
-            for flops in (cost.executed_flops, cost.useful_flops)
-        ]
-        ledger.warmed(*trained)
+        if cost:
+            trained = [
+                {sampler if name == "policy" else name: count for name, count in flops.items()}
+                for flops in (cost.executed_flops, cost.useful_flops)
+            ]
+            ledger.warmed(*trained)
         return ledger
 
     @contextlib.contextmanager
-    def acting(self, ledger: Ledger, folder: Path) -> Iterator[Actor]:
-        """A block in which the actor acts. What chance decides is written to the folder where it can matter."""
+    def acting(self, ledger: Ledger, folder: Path, saved: Mapping[str, Any] | None) -> Iterator[Actor]:
+        """A block in which the actor acts. What chance decides is written to the folder where it can matter.
+
+        Args:
+          saved: the state of an actor that it goes on from.
+        """
         plan = self.plan
+        recorded, replayed = (saved["recorded"], saved["replayed"]) if saved else (0, 0)
         with contextlib.ExitStack() as stack:
-            recording = stack.enter_context(Recording(folder, plan.terms)) if plan.runner.max_staleness else None
-            replay = Replay(Path(plan.runner.replay), plan.terms) if plan.runner.replay else None
+            recording = replay = None
+            if plan.runner.max_staleness:
+                recording = stack.enter_context(Recording(folder, plan.terms, recorded))
+            if plan.runner.replay:
+                replay = Replay(Path(plan.runner.replay), plan.terms, replayed)
             actor = Actor(
                 self.player,
                 lambda first, count: training_problems(plan.task, plan.seed, first, count),
@@ -143,6 +174,7 @@ class Parts:
                 rounds=plan.max_sampling_rounds,
                 recording=recording,
                 replay=replay,
+                saved=saved,
             )
             stack.callback(actor.close)
             actor.start()

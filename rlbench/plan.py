@@ -4,7 +4,7 @@ import inspect
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,15 +29,27 @@ from .verifying.verifier import Verifier, Verifying
 from .warm_start import WarmStart
 
 # Keys that say where and how long a run goes on, or what is looked at meanwhile.
-ASIDE = ("tracker", "cache", "evaluation", "trials", "runner.replay", "runner.watchdog_seconds")
+ASIDE = ("tracker", "cache", "checkpoint", "evaluation", "trials", "runner.replay", "runner.watchdog_seconds")
+ANEW = (  # begin keys that a run may go on with when they have changed
+    "tracker",
+    "cache",
+    "checkpoint",
+    "trials",
+    "steps",
+    "max_flops",
+    "runner.watchdog_seconds",
+    "runner.replay",
+    "verifier.workers",
+    "verifier.max_failures",
+)
 SPARED = ("workers", "max_failures", "delay_seconds", "delay_sigma")  # of the verifier: no warm start depends on them
 log = logging.getLogger(__name__)
 
 
 # fmt: off
 SECTIONS = (
-    "acting", "algo", "batch", "evaluation", "model", "optimizer", "runner", "sampling", "task", "tokenizer",
-    "verifier", "warm_start",
+    "acting", "algo", "batch", "checkpoint", "evaluation", "model", "optimizer", "runner", "sampling", "task",
+    "tokenizer", "verifier", "warm_start",
 )
 # fmt: on
 
@@ -52,6 +64,14 @@ class BatchConfig(NamedTuple):
     max_completion_tokens: Count | None
     max_sampling_rounds: Count
     buckets: list[Count] | None
+
+
+class Checkpointing(NamedTuple):
+    """Settings of checkpoints."""
+
+    every: Count | None  # learner steps
+    seconds: Positive | None
+    keep: Natural  # of the newest; 0: there are none
 
 
 class RunConfig(NamedTuple):
@@ -79,6 +99,7 @@ class Plan(NamedTuple):
     model: Model
     algorithm: Algorithm
     optimizer: optax.GradientTransformation
+    optimizer_for: Callable[[int], optax.GradientTransformation]  # the same, of a run of so many steps
     rollouts: int
     max_sampling_rounds: int  # of sampling, at most, to fill a batch
     update_config: UpdateConfig
@@ -87,11 +108,13 @@ class Plan(NamedTuple):
     sampling: Sampling
     runner: Runner
     evaluation: Evaluation
+    checkpoint: Checkpointing
     warm_start: WarmStart
     warm_start_optimizer: optax.GradientTransformation
     warm_start_content: dict[str, Any]  # everything in the config that determines the warm-started weights
     sources: list[Path]  # files of the plugins that do, too
     terms: dict[str, Any]  # keys of the config that decide what the run computes
+    lasting: dict[str, Any]  # keys of the config that are the same wherever the run goes on
     trackers: list[Tracker]
 
     @property
@@ -135,6 +158,10 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     batch = typed_section(BatchConfig, config["batch"], "batch")
     optimizer = partial(build, kind=optax.GradientTransformation)
     warm_start = typed_section(WarmStart, without(config["warm_start"], "optimizer"), "warm_start")
+
+    def optimizer_for(steps: int) -> optax.GradientTransformation:
+        return optimizer(config["optimizer"], "optimizer", steps * batch.epochs * batch.minibatches)
+
     plan = Plan(
         names=names,
         devices=list(devices or jax.local_devices()),
@@ -147,7 +174,8 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         tokenizer=tokenizer,
         model=model,
         algorithm=algorithm,
-        optimizer=optimizer(config["optimizer"], "optimizer", scalars.steps * batch.epochs * batch.minibatches),
+        optimizer=optimizer_for(scalars.steps),
+        optimizer_for=optimizer_for,
         rollouts=batch.rollouts,
         max_sampling_rounds=batch.max_sampling_rounds,
         update_config=UpdateConfig(batch.epochs, batch.minibatches, batch.microbatch_tokens),
@@ -156,6 +184,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         sampling=typed_section(Sampling, config["sampling"], "sampling"),
         runner=typed_section(Runner, config["runner"], "runner"),
         evaluation=typed_section(Evaluation, config["evaluation"], "evaluation"),
+        checkpoint=typed_section(Checkpointing, config["checkpoint"], "checkpoint"),
         warm_start=warm_start,
         warm_start_optimizer=optimizer(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
@@ -169,6 +198,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         sources=[source_file(config[name], name) for name in ("tokenizer", "task", "model")]
         + [source_file(config["warm_start"]["optimizer"], "warm_start.optimizer")],
         terms=terms_of(config),
+        lasting={key: value for key, value in flat(config).items() if not key.startswith(ANEW)},
         trackers=[build(node, f"tracker.{name}", kind=Tracker) for name, node in config.get("tracker", {}).items()],
     )
     check_sizes(plan)

@@ -9,7 +9,9 @@ from typing import Any
 from .accounting.ledger import SCHEMA, Gain, Ledger
 from .accounting.memory import MemoryMeter
 from .accounting.timeline import DeviceState, Timeline
+from .checkpoint import Stateful
 from .evaluation import Measured, Outcomes
+from .interrupts import Terminated
 from .plan import Plan
 from .start import Start
 from .tracking.files import Files
@@ -18,16 +20,33 @@ from .types import Diverged, Tracker
 log = logging.getLogger(__name__)
 
 
-class Recorder:
+class Recorder(Stateful):
     """Writes down what a run reports.
 
     Args:
       eval_problems: number of held-out problems.
+      saved: the state of a recorder whose record this one goes on with.
     """
 
-    def __init__(self, plan: Plan, folder: Path, timeline: Timeline, memory: MemoryMeter, eval_problems: int):
+    # fmt: off
+    STATE = (
+        "summary", "start_seconds", "evaluating", "evaluation_compiling", "evaluations", "learner_steps",
+        "evaluated_step",
+    )
+    # fmt: on
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        timeline: Timeline,
+        memory: MemoryMeter,
+        eval_problems: int,
+        saved: Mapping[str, Any] | None = None,
+    ):
         self.plan, self.folder, self.timeline, self.memory = plan, folder, timeline, memory
-        self.trackers: list[Tracker] = [Files(folder), *plan.trackers]
+        self.files = Files(folder, saved and saved["sizes"])
+        self.trackers: list[Tracker] = [self.files, *plan.trackers]
         self.summary: dict[str, Any] = {
             **plan.names,
             "seed": plan.seed,
@@ -43,6 +62,27 @@ class Recorder:
         self.evaluating = self.evaluation_compiling = 0.0  # seconds
         self.evaluations: list[Outcomes] = []  # of greedy completions, at every evaluation
         self.learner_steps = 0
+        self.evaluated_step = -1  # the last that was evaluated
+        if saved:
+            self.restore(saved)
+
+    def state(self) -> dict[str, Any]:
+        """All that the record goes on from; seconds as those that were."""
+        now = time.perf_counter()
+        seconds = {"began": now - self.began, "created": now - self.created}
+        return super().state() | {
+            "sizes": self.files.sizes(),
+            "seconds": seconds,
+            "timeline": self.timeline.state(),
+            "memory": self.memory.state(),
+        }
+
+    def resumed(self, state: Mapping[str, Any]) -> None:
+        """The run goes on, from a state of its record. Its seconds are counted on from now."""
+        now, seconds = time.perf_counter(), state["seconds"]
+        self.began, self.created = now - seconds["began"], now - seconds["created"]
+        self.timeline.restore(state["timeline"])
+        self.memory.restore(state["memory"])
 
     def open(self) -> None:
         """The run's folder is there."""
@@ -63,6 +103,7 @@ class Recorder:
 
     def evaluated(self, step: int, measured: Measured, seconds: float, compiling: float) -> None:
         """An evaluation is done, which took so many seconds, and so many of them compiling."""
+        self.evaluated_step = step
         self.evaluating += seconds
         self.evaluation_compiling += compiling
         accuracy = measured.metrics["eval/accuracy"]
@@ -92,9 +133,15 @@ class Recorder:
         for tracker in self.trackers:
             tracker.log(line)
 
+    def accuracy_at(self, step: int) -> float | None:
+        """Held-out accuracy after a step; None where it was not measured then."""
+        accuracy: float | None = self.summary["accuracy_after"]
+        return accuracy if self.evaluated_step == step else None
+
     def failed(self, error: BaseException) -> None:
         """Notes what ended the run."""
-        status = {KeyboardInterrupt: "interrupted", Diverged: "diverged"}.get(type(error), "failed")
+        statuses = {KeyboardInterrupt: "interrupted", Terminated: "interrupted", Diverged: "diverged"}
+        status = statuses.get(type(error), "failed")
         self.summary |= {"status": status, "error": f"{type(error).__name__}: {error}".rstrip(": ")}
 
     def close(self, report: Mapping[str, Any] | None, wall: float) -> None:

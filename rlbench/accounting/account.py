@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..checkpoint import Stateful
 from .flops import Flops, Work
 from .timeline import Activity, Timeline
 
@@ -65,7 +66,7 @@ class Spent(NamedTuple):
     verification: Verification
 
 
-class Account:
+class Account(Stateful):
     """Collects what the programs and the host code of one thread report.
 
     Args:
@@ -73,6 +74,8 @@ class Account:
       role: the thread's name there.
       computing: what it is called there that its programs run.
     """
+
+    STATE = ("temporaries", "uncounted", "_runs", "_passes", "_verification")
 
     def __init__(
         self, timeline: Timeline | None = None, role: str = "learner", computing: Activity = Activity.COMPUTING

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..checkpoint import Stateful
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
 from . import SCHEMA
@@ -99,7 +100,7 @@ class Totals:
         return fates
 
 
-class Ledger:
+class Ledger(Stateful):
     """Adds up a run. Work is charged to rollouts by their ids, as it happens; each has its fate when that is known.
 
     `acted`, `judged` and `settled` are called from the actor's thread, everything else from the learner's. Ctrl-C
@@ -112,10 +113,13 @@ class Ledger:
       accelerator: whether they are something other than the CPU that verifies.
     """
 
+    STATE = ("totals",)
+
     def __init__(self, sizes: Mapping[str, Size], peak: Peak, timeline: Timeline, *, devices: int, accelerator: bool):
         self.sizes, self.peak, self.timeline = sizes, peak, timeline
         self.devices, self.accelerator = devices, accelerator
         self.totals = Totals()
+        self.lost: dict[str, float] = {}  # to crashes, by kind; done again, so that it is in no other number
         self._ended = False
         self._lock = threading.Lock()
 
@@ -361,6 +365,7 @@ class Ledger:
                 "idle_fraction": (wall - busy) / wall,
                 **seconds,
             },
+            "lost_to_crash": self.lost,
             "price": {
                 "gain": gain._asdict() if gain else None,
                 "per_point": {name: ratio(value, points) for name, value in price.items()},

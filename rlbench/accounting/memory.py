@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import psutil
 
+from ..checkpoint import Stateful
 from ..types import LearnerState
 
 
-class MemoryMeter:
+class MemoryMeter(Stateful):
     """The peak of a device's memory and of the process's resident set, in bytes.
 
     Reported by the device where it counts (GPU, TPU). Elsewhere: live arrays when a program is
@@ -21,6 +22,7 @@ class MemoryMeter:
     """
 
     FIRST, EVERY = 4, 64
+    STATE = ("resident", "_peak")
 
     def __init__(self, device: jax.Device):
         self.device = device

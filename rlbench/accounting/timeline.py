@@ -4,7 +4,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 
 from ..interrupts import UNINTERRUPTED
@@ -78,6 +78,17 @@ class Timeline:
         """Starts at zero seconds."""
         self._seconds: defaultdict[tuple[Activity, ...], float] = defaultdict(float)  # by what each of ROLES does
         self._last = self._switched = self.clock()
+
+    def state(self) -> dict[tuple[Activity, ...], float]:
+        """Seconds so far, by what each of ROLES did."""
+        with UNINTERRUPTED, self._lock:
+            self._advance()
+            return dict(self._seconds)
+
+    def restore(self, state: Mapping[tuple[Activity, ...], float]) -> None:
+        """Starts behind seconds of an earlier time."""
+        self.begin()
+        self._seconds.update(state)
 
     def switch(self, role: str, doing: Activity) -> Activity:
         """From now on the role does this. Returns what it did before."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..accounting.ledger import Ledger
+from ..checkpoint import Stateful
 from ..types import Fate, Rollouts
 from .episode import Episodes, Trajectories
 
@@ -48,7 +49,7 @@ def whole(rows: np.ndarray, group_size: int) -> bool:
     return bool((group == group[:, :1]).all())
 
 
-class Collector:
+class Collector(Stateful):
     """Forms batches, number 0, 1, ..., of the groups in a pool of episodes.
 
     A batch has the oldest groups first, cuts the last where it has to, and orders what it has by ids. What does
@@ -63,6 +64,8 @@ class Collector:
       ledger: told what becomes of rollouts.
       give_up: has rollouts played no further.
     """
+
+    STATE = ("formed", "dropped", "open", "ready", "_filtered", "_replaced", "_kept", "_aside")
 
     def __init__(
         self,

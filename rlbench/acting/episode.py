@@ -8,6 +8,7 @@ import numpy as np
 
 from ..accounting.account import Pass, attended
 from ..accounting.tally import Tally
+from ..checkpoint import Stateful
 from ..models.prefix import Widths
 from ..models.tokenizers import END, PAD
 from ..types import SOLVED_ABOVE, Phase, Problem, Rollouts, Status, Step, Tokenizer
@@ -123,12 +124,20 @@ class Passed(NamedTuple):
         self.read[rows] += read
 
 
-class Episodes:
+class Episodes(Stateful):
     """Room for episodes, which grow in it token by token. Attempts at a problem are neighbours: a group.
 
     Args:
       groups: that there is room for.
     """
+
+    # fmt: off
+    STATE = (
+        "ids", "seed", "prompts", "prompt_length", "tokens", "chosen", "logp", "reward", "version", "behind", "oldest",
+        "over", "length", "turn", "completed", "states", "status", "detail", "solved", "said", "truncated", "timed_out",
+        "_prompt_counted", "_prompts", "_answers", "_decoded",
+    )
+    # fmt: on
 
     def __init__(self, groups: int, group_size: int, limits: SequenceLimits):
         rows = groups * group_size

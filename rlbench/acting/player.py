@@ -5,7 +5,7 @@ not on the row that it gets, its neighbours, or when it gets there.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 from ..accounting.account import Account, Pass
 from ..accounting.memory import tree_bytes
 from ..accounting.timeline import Activity
+from ..checkpoint import Stateful
 from ..devices import CompiledFunction, Devices
 from ..interrupts import Stopped, patiently
 from ..models.tokenizers import PAD
@@ -172,13 +173,20 @@ class Player:
         return batch_of(episodes, rows)
 
 
-class Play:
+class Play(Stateful):
     """Rollouts under way: which of them has which row of the device, and what each row does next.
 
     Args:
       params: that sample, of this version.
       rows: shapes.
     """
+
+    # fmt: off
+    STATE = (
+        "version", "newest", "greedy", "limit", "at", "row_of", "samples", "queue", "judging", "unread", "prompt_at",
+        "read", "decoded",
+    )
+    # fmt: on
 
     def __init__(
         self, player: Player, params: Params, version: int, episodes: Episodes, environment: Environment, rows: Rows
@@ -201,6 +209,34 @@ class Play:
         self.slots: Slots = player.kept.pop(slots) if slots in player.kept else player.idle(slots)
         if player.limits.turns > 1:  # now, though nobody has answered yet
             player.answers.prepare(self.networks, self.slots, player.key, self._observation([]))
+
+    def state(self) -> dict[str, Any]:
+        """As arrays and plain objects; rows and prompts of the device only where somebody needs them again."""
+        return super().state() | {
+            "episodes": self.episodes.state(),
+            "environment": self.environment.state(),
+            "slots": None if self.drained else self.slots,
+            "shared": self.shared if len(self.queue) and (self.prompt_at >= 0).any() else None,
+        }
+
+    def take_up(self, state: Mapping[str, Any], answered: Collection[int]) -> None:
+        """Goes on from a state. What waited for the environment, and has no answer yet, is asked for again.
+
+        Args:
+          answered: ids of rollouts that wait for nothing but to `observe` it.
+        """
+        self.restore(state)
+        self.episodes.restore(state["episodes"])
+        if state["slots"]:
+            self.slots = self.player.devices.shard(state["slots"])
+        if state["shared"]:
+            self.shared = jax.device_put(state["shared"], self._prepared_prompts().output_shardings)
+        else:
+            self.prompt_at[:] = -1
+        there = self.environment.restore(state["environment"]).union(answered)
+        again = [row for one, row in sorted(self.judging.items()) if one not in there]
+        if again:
+            self._submit(np.array(again))
 
     @property
     def idle(self) -> bool:
@@ -302,6 +338,12 @@ class Play:
         self.read = self.decoded = 0
         return passes
 
+    def _prepared_prompts(self) -> Any:
+        """The compiled program that reads prompts."""
+        tokens = np.full((self.rows.prompts, self.player.limits.prompt), PAD, np.int32)
+        text = self.player.devices.handed((tokens, np.ones(self.rows.prompts, np.int32)))
+        return self.player.read.prepare(self.networks, *text).executable
+
     def _admit(self) -> None:
         """Gives free rows to the next rollouts, in the order of their ids."""
         player, slots, group = self.player, self.rows.slots, self.episodes.group_size
@@ -381,13 +423,19 @@ class Play:
         ended = going[~chunk.open[going]]
         if len(ended):
             rollouts = self.at[ended]
-            texts = episodes.complete(rollouts, player.tokenizer)
-            said = [*zip(episodes.states[rollouts].tolist(), texts, strict=True)]
-            ids = episodes.ids[rollouts].tolist()
-            self.judging.update(zip(ids, rollouts.tolist(), strict=True))
+            episodes.complete(rollouts, player.tokenizer)
+            self.judging.update(zip(episodes.ids[rollouts].tolist(), rollouts.tolist(), strict=True))
             self._free(rollouts[episodes.turn[rollouts] == player.limits.turns - 1])  # nothing follows
-            with player.account.during(Activity.VERIFYING):
-                self.environment.submit(ids, said, [episodes.prompt(one) for one in rollouts.tolist()])
+            self._submit(rollouts)
+
+    def _submit(self, rollouts: np.ndarray) -> None:
+        """Has the last completions of rollouts judged."""
+        episodes = self.episodes
+        texts = episodes.said[rollouts, episodes.turn[rollouts]]
+        said = [*zip(episodes.states[rollouts].tolist(), texts.tolist(), strict=True)]
+        prompts = [episodes.prompt(one) for one in rollouts.tolist()]
+        with self.player.account.during(Activity.VERIFYING):
+            self.environment.submit(episodes.ids[rollouts].tolist(), said, prompts)
 
 
 def rounded_up(number: int, unit: int) -> int:

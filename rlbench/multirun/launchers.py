@@ -145,11 +145,14 @@ def work(pipe: Connection, task_function: TaskFunction, config: DictConfig) -> N
 
 
 def follow() -> None:
-    """Interrupts this process when the one that launched it has died: the folder of its run may be given to another."""
+    """Ends this process when the one that launched it has died: the folder of its run may be given to another.
+
+    With a checkpoint, as whoever ended that one would have ended a run by itself.
+    """
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def interrupt(process: BaseProcess) -> None:

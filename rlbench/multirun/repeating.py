@@ -17,7 +17,7 @@ from ..hydra_adapter import JobReturn, JobStatus, error_of, filter_overrides
 log = logging.getLogger(__name__)
 
 OF_SWEEPS = re.compile(r"[+~]*hydra([./](launcher|sweeper|sweep)\b|\.mode=)")  # words that concern no single run
-FOLDER = "hydra.sweep.dir="
+FOLDER, RUN_FOLDER = "hydra.sweep.dir=", "hydra.run.dir="
 
 
 @contextlib.contextmanager
@@ -52,6 +52,12 @@ def repeats(overrides: Sequence[str], config: DictConfig) -> str:
     """The command that runs one job alone."""
     ours = [word for word in given(config, "hydra") if not OF_SWEEPS.match(word)]
     return shlex.join(["rlbench", *flags(config), *overrides, *ours])
+
+
+def goes_on(config: DictConfig, folder: Path) -> str:
+    """The command that goes on with a run by itself, in its folder."""
+    words = [word for word in given(config, "hydra") if not word.startswith(RUN_FOLDER)]
+    return shlex.join(["rlbench", *flags(config), *given(config, "task"), *words, RUN_FOLDER + quoted(str(folder))])
 
 
 def completes(config: DictConfig) -> str:

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..accounting.timeline import Activity
 from ..acting.collector import Batch, Collector
 from ..acting.episode import Episodes
 from ..acting.player import Play, Player
+from ..checkpoint import Packed, Stateful
 from ..interrupts import LEFT, PATIENCE, UNINTERRUPTED, Stopped
 from ..types import ConfigError, Params, Problem, Rollouts, Step
 from ..verifying.environment import Environment
@@ -63,16 +64,35 @@ class Weights:
             self._versions = {other: params for other, params in self._versions.items() if other >= version}
             return version, self._versions[version]
 
-    def wait_for(self, version: int, stop: threading.Event) -> None:
-        """Until there are weights of this version or a later one.
+    def keep(self, versions: Mapping[int, Params]) -> None:
+        """There were these before, in a run that this one goes on with."""
+        self._versions = {**versions}
+
+    def older(self) -> dict[int, Params]:
+        """Those before the newest that nobody has come beyond."""
+        with self._came:
+            return {version: params for version, params in self._versions.items() if version != self._newest}
+
+    def beyond(self, version: int) -> bool:
+        """True if there are later weights than these."""
+        return self._newest > version
+
+    def wait_for(self, version: int, stop: threading.Event, *others: threading.Event) -> None:
+        """Until there are weights of this version or a later one, or one of other events was set: see `knock`.
 
         Raises:
           Stopped: `stop` was set.
         """
         with self._came:
-            while not self._came.wait_for(lambda: self._newest >= version, BEAT):
+            while not self._came.wait_for(lambda: self._newest >= version or any(e.is_set() for e in others), BEAT):
                 if stop.is_set():
                     raise Stopped
+
+    def knock(self) -> None:
+        """Has whoever waits look at the events."""
+        with self._came:
+            self._came.notify_all()
+        self.wake()
 
 
 class Actor:
@@ -87,6 +107,7 @@ class Actor:
       rounds: times a batch's rollouts that are sampled for one batch at the most.
       recording: told of every cycle.
       replay: decides what a cycle finds.
+      saved: the state of an actor that this one goes on from.
     """
 
     def __init__(
@@ -103,12 +124,20 @@ class Actor:
         rounds: int,
         recording: Recording | None = None,
         replay: Replay | None = None,
+        saved: Mapping[str, Any] | None = None,
     ):
         self.player, self.problems_of, self.keep, self.ledger, self.runner = player, problems_of, keep, ledger, runner
         self.rollouts, self.group_size, self.steps, self.rounds = rollouts, group_size, steps, rounds
         self.recording, self.replay = recording, replay
         self.weights = Weights(all_of_them=replay is not None)
+        self.saved = saved
         self._batches: SimpleQueue[Acted | BaseException] = SimpleQueue()
+        self.asked = threading.Event()  # the learner wants the state
+        self._states: SimpleQueue[Packed | None] = SimpleQueue()
+        if saved:
+            self.weights.keep(self.player.devices.replicate(saved["weights"]))
+            for acted in saved["batches"]:
+                self.hand_over(acted)
         self._thread = threading.Thread(target=self._work, name="actor", daemon=True)
 
     def start(self) -> None:
@@ -130,10 +159,33 @@ class Actor:
             raise acted
         return acted
 
+    def state(self) -> Packed | None:
+        """Everything that another process needs to go on. None where acting has ended with an error: see `next`.
+
+        To be called between two learner steps: acting pauses meanwhile.
+        """
+        self.asked.set()
+        self.weights.knock()
+        packed = self._states.get()
+        if not packed:
+            self._states.put(None)
+        return packed
+
+    def answer(self, cycles: dict[str, Any]) -> None:
+        """Gives the learner, which waits for it, the state."""
+        self.asked.clear()
+        waiting = []
+        while not self._batches.empty():
+            waiting.append(self._batches.get())
+        state = {"batches": waiting, "weights": self.weights.older(), **cycles}
+        self._states.put(Packed.of(state, "actor"))
+        for acted in waiting:
+            self._batches.put(acted)
+
     def close(self) -> None:
         """Ends acting. It is waited for, but after Ctrl-C not for longer than PATIENCE."""
         self.player.stop.set()
-        self.weights.wake()
+        self.weights.knock()
         self._thread.join(PATIENCE if UNINTERRUPTED.came else None)
         if self._thread.is_alive():
             LEFT.append(self._thread)
@@ -153,10 +205,14 @@ class Actor:
             pass
         except BaseException as error:
             self._batches.put(error)
+        finally:
+            self._states.put(None)
 
 
-class Cycles:
+class Cycles(Stateful):
     """Acting, cycle by cycle. A cycle looks for new weights and for answers; all else follows from these two."""
+
+    STATE = ("asked", "seconds", "_held")
 
     def __init__(self, actor: Actor, environment: Environment):
         self.actor, self.runner, self.environment = actor, actor.runner, environment
@@ -167,7 +223,7 @@ class Cycles:
         with self.account.timeline.during(self.account.role, Activity.HOST):
             player, rows = actor.player, actor.player.rows(actor.rollouts, actor.group_size)
             episodes = Episodes(self._capacity(), actor.group_size, player.limits)
-            version, params = actor.weights.look(0)
+            version, params = self._weights()
             self.play = Play(player, params, version, episodes, environment, rows)
             if self.runner.recompute_cache:
                 self.play.prepare_reread()
@@ -175,28 +231,78 @@ class Cycles:
                 *(episodes, actor.rollouts, actor.rounds, actor.keep),
                 *(self.runner.max_staleness, self.runner.when_stale == "wait", actor.ledger, self.play.drop),
             )
+            if actor.saved:
+                self.restore(actor.saved)
 
     def to_the_end(self) -> None:
-        """Until all batches of the run have formed."""
-        actor = self.actor
+        """Until all batches of the run have formed, and nobody needs the state any more."""
         try:
-            while self.collector.formed < actor.steps:
+            while True:
+                if self.actor.asked.is_set():
+                    self.actor.answer(self.state())
+                self._wait()
+                if self.actor.player.stop.is_set():
+                    raise Stopped
+                if self.actor.asked.is_set():
+                    continue
                 with self.account.timeline.during(self.account.role, Activity.HOST):
                     began = time.perf_counter()
-                    version = self.cycle()
+                    self.cycle()
                     self.seconds += time.perf_counter() - began
-                if self.play.idle and not self._room(version):
-                    actor.weights.wait_for(version + 1, actor.player.stop)  # there is nothing to do before
         finally:
             self._charge()
             self.collector.abandon()
 
-    def cycle(self) -> int:
-        """Takes what is new, plays on for a moment, and forms the batches that are full. Returns the newest version."""
+    def state(self) -> dict[str, Any]:
+        """All that acting goes on from."""
+        play, actor = self.play, self.actor
+        return super().state() | {
+            "play": play.state(),
+            "params": play.networks[actor.player.network] if actor.weights.beyond(play.version) else None,
+            "collector": self.collector.state(),
+            "ledger": actor.ledger.state(),
+            "account": self.account.state(),
+            "verifier": actor.player.verifier.state(),
+            "recorded": actor.recording.size if actor.recording else 0,
+            "replayed": actor.replay.taken if actor.replay else 0,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state."""
+        super().restore(state)
+        self.play.take_up(state["play"], self._held.keys())
+        for part, name in ((self.collector, "collector"), (self.account, "account")):
+            part.restore(state[name])
+        self.actor.player.verifier.restore(state["verifier"])
+
+    def _weights(self) -> tuple[int, Params]:
+        """Those to begin with."""
+        saved = self.actor.saved
+        if saved and saved["params"] is not None:
+            return saved["play"]["version"], self.actor.player.devices.replicate(saved["params"])
+        return self.actor.weights.look()
+
+    def _wait(self) -> None:
+        """Until there is something to do, or the state is asked for.
+
+        Raises:
+          Stopped: there won't be.
+        """
+        actor = self.actor
+        if self.collector.formed == actor.steps:
+            version = actor.steps + 1  # which never comes
+        elif actor.replay:
+            version = actor.replay.peek().version
+        elif self.play.idle and not self._room(self.play.newest):
+            version = self.play.newest + 1
+        else:
+            return
+        actor.weights.wait_for(version, actor.player.stop, actor.asked, actor.player.stop)
+
+    def cycle(self) -> None:
+        """Takes what is new, plays on for a moment, and forms the batches that are full."""
         play, actor = self.play, self.actor
         recorded = actor.replay.next() if actor.replay else None
-        if recorded:
-            actor.weights.wait_for(recorded.version, actor.player.stop)
         version, params = actor.weights.look(recorded.version if recorded else None)
         play.newest = version
         if version > play.version and (self.runner.swap == "chunk" or play.drained):
@@ -219,7 +325,6 @@ class Cycles:
             self._charge()
             self.collector.collect()
             self._form(version)
-        return version
 
     def _capacity(self) -> int:
         """Groups that may be under way at once, or wait for their batch."""

@@ -5,6 +5,7 @@ Admissions, batches and what is dropped follow from these.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from ..checkpoint import open_at
 from ..types import ConfigError
 
 NAME = "arrivals.jsonl"
@@ -29,11 +31,19 @@ class Recording:
 
     Args:
       terms: what a run has to have in common with this one for the record to be of use to it.
+      size: bytes of a record that is gone on with; 0 is a new one.
     """
 
-    def __init__(self, folder: Path, terms: dict[str, Any]):
-        self._file = (folder / NAME).open("w")
-        self._write(terms)
+    def __init__(self, folder: Path, terms: dict[str, Any], size: int = 0):
+        self._file = open_at(folder / NAME, size)
+        if not size:
+            self._write(terms)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, which are in the file then."""
+        self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
 
     def note(self, cycle: Cycle) -> None:
         """Adds a line."""
@@ -57,18 +67,35 @@ class Replay:
 
     Raises:
       ConfigError: the file is no such record, or of a run that differs, or ends too early.
+
+    Args:
+      skip: cycles that were run again before.
     """
 
-    def __init__(self, path: Path, terms: dict[str, Any]):
+    def __init__(self, path: Path, terms: dict[str, Any], skip: int = 0):
         self.path = path
         self._lines = self._read()
         recorded = next(self._lines, {})
         for name in terms:
             if recorded.get(name) != terms[name]:
                 self._refuse(f"a record of a run with {name}={terms[name]}, not {recorded.get(name)}")
+        self.taken = 0  # cycles
+        self._ahead: Cycle | None = None
+        for _ in range(skip):
+            self.next()
+
+    def peek(self) -> Cycle:
+        """Findings of the next cycle, which stays the next."""
+        self._ahead = self._ahead or self._read_next()
+        return self._ahead
 
     def next(self) -> Cycle:
         """Findings of the next cycle."""
+        cycle, self._ahead = self.peek(), None
+        self.taken += 1
+        return cycle
+
+    def _read_next(self) -> Cycle:
         line = next(self._lines, None)
         if line is None:
             self._refuse("a record of a run that is as long as this one")

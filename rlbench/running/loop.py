@@ -29,7 +29,7 @@ class Learned(NamedTuple):
 def train(
     actor: Actor, learner: Learner, state: LearnerState, behaviour: BehaviourRatio, timeline: Timeline
 ) -> Iterator[Learned]:
-    """Takes the actor's batches one by one, and yields every learner step.
+    """Takes the actor's batches one by one, and yields every learner step, from that of the state on.
 
     With a lead of 0 the actor has the new weights when the caller comes back, so that whatever it does with the
     event is done in between; else at once.
@@ -41,7 +41,7 @@ def train(
         actor.publish(state.version, algorithm.acting(state.trainable, state.frozen))
 
     publish(state)
-    for version in range(actor.steps):
+    for version in range(state.version, actor.steps):
         with timeline.during("learner", Activity.WAITING):
             acted = actor.next()
         rollouts, prompts = learner.devices.shard((acted.batch.rollouts, acted.batch.prompts))

@@ -5,18 +5,32 @@ that an evaluation kept, summary.json and ledger.json.
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import open_at
+
+LINES = ("metrics.jsonl", "trajectories.jsonl")
+OUTCOME = ("summary.json", "ledger.json")
+
 
 class Files:
-    """Writes into a run's folder. What is written last is put there in one move: it is whole or not there."""
+    """Writes into a run's folder. What is written last is put there in one move: it is whole or not there.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._metrics = (folder / "metrics.jsonl").open("w", buffering=1)
-        self._trajectories = (folder / "trajectories.jsonl").open("w", buffering=1)
+    Args:
+      sizes: bytes of the files of lines that a run goes on with; by default they are new.
+    """
+
+    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None):
+        self.folder, sizes = folder, sizes or dict.fromkeys(LINES, 0)
+        for outcome in OUTCOME:
+            (folder / outcome).unlink(missing_ok=True)  # of an earlier attempt
+        self._metrics, self._trajectories = self._open = [open_at(folder / name, sizes[name]) for name in LINES]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files of lines."""
+        return {name: os.fstat(file.fileno()).st_size for name, file in zip(LINES, self._open, strict=True)}
 
     def begin(self, folder: Path) -> None:
         pass

@@ -19,6 +19,7 @@ from typing import IO, Annotated, Any, Literal
 import psutil
 from pydantic import Field
 
+from ..records import Unreadable
 from ..types import NonNegative
 from .command import CONNECTED, SAYS
 from .sending import Identity
@@ -64,7 +65,8 @@ class WeightsAndBiases:
         self.began = time.monotonic()
         words = [sys.executable, "-m", "rlbench.tracking.command", "--follow", str(folder)]
         try:
-            self.identity.keep(folder)
+            if not self._goes_on(folder):
+                self.identity.keep(folder)
             self.said = tempfile.TemporaryFile()  # noqa: SIM115
             self.scratch = tempfile.TemporaryDirectory(prefix="rlbench-", ignore_cleanup_errors=True)
             self.sender = subprocess.Popen(
@@ -77,6 +79,13 @@ class WeightsAndBiases:
             )
         except OSError as error:
             self._missing(str(error))
+
+    def _goes_on(self, folder: Path) -> bool:
+        """True if a run at wandb, in the same project, is that of an earlier attempt."""
+        with contextlib.suppress(Unreadable):
+            if before := Identity.of(folder):
+                return (before.project, before.entity) == (self.identity.project, self.identity.entity)
+        return False
 
     def log(self, row: dict[str, Any]) -> None:
         """Nothing to do but to see whether the sender is still there."""

@@ -4,7 +4,7 @@ import contextlib
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from itertools import count, repeat
@@ -141,6 +141,30 @@ class Environment:
     def wake(self) -> None:
         """Ends the waiting of `take`, now or when it waits next. From any thread."""
         self._arrived.put(None)
+
+    def state(self) -> dict[str, Any]:
+        """Steps that have come and were not taken. All else has to be submitted again."""
+        with self._metered():
+            self._settle()
+        now, judged = time.monotonic(), {key: verdict for key, verdict in self._programs.items() if verdict.done()}
+        return {
+            "ready": self._ready,
+            "late": [(due - now, order, ticket, step) for due, order, ticket, step in self._late],
+            "verdicts": {key: verdict.result() for key, verdict in judged.items() if not verdict.exception()},
+            "verification": self._verification,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> set[int]:
+        """Goes on from there, in another process. Returns the tickets that need not be submitted again."""
+        now = time.monotonic()
+        self._ready, self._verification = list(state["ready"]), state["verification"]
+        self._late = [(now + due, order, ticket, step) for due, order, ticket, step in state["late"]]
+        self._order = count(1 + max((order for _, order, _, _ in self._late), default=-1))
+        for key, verdict in state["verdicts"].items():
+            self._programs[key] = Future()
+            self._programs[key].set_result(verdict)
+        self.waiting = len(self._ready) + len(self._late)
+        return {ticket for ticket, _ in self._ready} | {ticket for _, _, ticket, _ in self._late}
 
     def forget(self) -> None:
         """Has programs that are identical to earlier ones run again."""

@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from ..accounting.account import Verification
+from ..checkpoint import Stateful
 from ..contract.task import has_solutions, problem_of, solution_of
 from ..types import (
     ConfigError,
@@ -56,7 +57,7 @@ class Verifying(NamedTuple):
         return Delay(self.delay_seconds, self.delay_sigma)
 
 
-class Verifier:
+class Verifier(Stateful):
     """Judges the completions of a run. The sandbox is chosen and started at the first program, once for all.
 
     A step of the task that raises, or takes too long, broke: its status is INFRASTRUCTURE, the reason in its detail.
@@ -64,6 +65,8 @@ class Verifier:
     Args:
       environment_workers: steps that are made at once, of a task that blocks.
     """
+
+    STATE = ("_broke",)
 
     def __init__(self, settings: Verifying, environment_workers: int):
         self.settings, self.environment_workers = settings, environment_workers

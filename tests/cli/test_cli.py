@@ -25,6 +25,7 @@ SMALL = [
     "steps=3", "warm_start.steps=4", "warm_start.accuracy=1", "warm_start.rollouts=16",
     "warm_start.check_every=2", "warm_start.problems=16",
     "evaluation.every=2", "evaluation.problems=8", "evaluation.samples=2", "evaluation.pass_at=[1,2]",
+    "checkpoint.keep=0",  # half a second a process
 ]  # fmt: skip
 TINY = [*SMALL, "task.digits=1"]
 

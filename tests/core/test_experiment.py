@@ -27,6 +27,7 @@ def rows_of(folder) -> list[dict]:
 
 
 def ledger_of(plan, folder) -> dict:
+    """That of a run, which begins anew in a folder."""
     run(plan, folder)
     return json.loads((folder / "ledger.json").read_text())
 
@@ -88,7 +89,11 @@ def test_a_sleep_in_the_verifier_is_found_as_waiting(plan_of, tmp_path, runner):
     task = Slow(plan.task, 0.01)
     ledger, slept = ledger_of(plan._replace(task=task), tmp_path), task.slept
     assert slept >= 8 * 16 * 0.01
-    assert ledger["time"]["devices"]["waiting_for_verification"] == pytest.approx(slept, rel=0.1)
+    waiting = ledger["time"]["devices"]["waiting_for_verification"]
+    if runner == "sync":
+        assert waiting == pytest.approx(slept, rel=0.1)
+    else:  # the learner works in the meantime, as long as it takes
+        assert 0.5 * slept < waiting < 1.1 * slept
     assert ledger["time"]["actor"]["verifying"] == pytest.approx(slept, rel=0.1)
     verification = ledger["verification"]
     assert verification["wall_seconds"] == pytest.approx(slept, rel=0.1)

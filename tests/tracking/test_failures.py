@@ -115,6 +115,25 @@ def test_ctrl_c_ends_the_run_at_wandb_too(cache, tmp_path):
     assert {row["step"] for row in rows(folder)} <= set(shown.history)
 
 
+def test_a_run_that_goes_on_is_the_same_run_at_wandb(plan_of, folder):
+    class Breaks(Harm):
+        def log(self, row):
+            if row["step"] == 2:
+                raise RuntimeError("in mid-run")
+
+    def plan(*more):
+        words = [f"steps={STEPS}", "warm_start.steps=0", "checkpoint.keep=1", "checkpoint.every=1"]
+        return plan_of("grpo", *words)._replace(trackers=[Timed(mode="offline"), *more])
+
+    with pytest.raises(RuntimeError):
+        run(plan(Breaks("", None)), folder)
+    before = (folder / "wandb.json").read_text()
+    run(plan(), folder)
+    shown = written(folder)
+    assert (folder / "wandb.json").read_text() == before
+    assert set(range(STEPS + 1)) <= set(shown.history) and shown.exit_code == 0
+
+
 DIES = """
 import os, signal, sys, time
 from pathlib import Path

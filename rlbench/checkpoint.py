@@ -17,7 +17,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TextIO
@@ -102,11 +102,10 @@ class Opener(pickle.Unpickler):
         return self.arrays[name]
 
 
-def named(tree: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Arrays of a tree, on the host, by the names of their places."""
+def by_name(tree: Any, prefix: str) -> dict[str, Any]:
+    """Leaves of a tree by the names of their places."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}" for path, _ in leaves]
-    return dict(zip(names, jax.device_get([leaf for _, leaf in leaves]), strict=True))
+    return {f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": leaf for path, leaf in leaves}
 
 
 def refilled(like: Any, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
@@ -141,14 +140,18 @@ class Checkpoint(NamedTuple):
         """Learner steps that it is after."""
         return int(self.about["step"])
 
-    def arrays(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """Arrays whose names begin so."""
+    def arrays(self, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Arrays by name.
+
+        Args:
+          names: of those that are wanted; None: all.
+        """
         import orbax.checkpoint as ocp
 
         place = (self.folder / ARRAYS).absolute()
         with ocp.PyTreeCheckpointer() as checkpointer:
             metadata = checkpointer.metadata(place).item_metadata.tree
-            wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in metadata if name.startswith(prefix)}
+            wanted = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in (metadata if names is None else names)}
             item = dict.fromkeys(wanted, 0)
             return dict(checkpointer.restore(place, ocp.args.PyTreeRestore(item, wanted, partial_restore=True)))
 
@@ -176,13 +179,13 @@ class Checkpoints:
         """True while one is being written."""
         return bool(self._under_way and not self._under_way.done())
 
-    def save(self, step: int, accuracy: float | None, arrays: dict[str, np.ndarray], pickled: bytes) -> None:
+    def save(self, step: int, arrays: dict[str, np.ndarray], pickled: bytes, **about: Any) -> None:
         """Begins to write one, behind whatever is under way. A disk that does not take it costs the run nothing else.
 
         Args:
-          accuracy: on held-out problems, if it was measured at this step.
+          about: more for checkpoint.json: "accuracy" on held-out problems, if it was measured at this step.
         """
-        self._under_way = self._writer.submit(self._save, step, accuracy, arrays, pickled)
+        self._under_way = self._writer.submit(self._save, step, arrays, pickled, about)
 
     def wait(self) -> None:
         """Until everything is written."""
@@ -203,7 +206,7 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
         for folder in reversed(folders(self.folder)):
             try:
-                found = read(folder)
+                found = intact(folder)
             except Damaged as error:
                 log.warning("%s is damaged, and the one before is taken: %s", folder, error)
                 continue
@@ -232,12 +235,11 @@ class Checkpoints:
             if before != now:
                 log.warning("the run goes on with %s=%s instead of %s: last digits may differ", name, now, before)
 
-    def _save(self, step: int, accuracy: float | None, arrays: dict[str, np.ndarray], pickled: bytes) -> None:
+    def _save(self, step: int, arrays: dict[str, np.ndarray], pickled: bytes, about: dict[str, Any]) -> None:
         name = f"step-{step:06}"
         draft = self.folder / f".{name}"
         try:
-            about = self.about | {"step": step, "accuracy": accuracy}
-            write(draft, arrays, pickled, about)
+            write(draft, arrays, pickled, self.about | {"step": step} | about)
             shutil.rmtree(self.folder / name, ignore_errors=True)  # damaged, or it would have been gone on from
             os.rename(draft, self.folder / name)
             synchronised(self.folder)
@@ -282,7 +284,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray], pickled: bytes, about: Ma
         synchronised(folder / path)
 
 
-def read(folder: Path) -> Checkpoint:
+def intact(folder: Path) -> Checkpoint:
     """A checkpoint, of which every byte is as it was written.
 
     Raises:
@@ -318,7 +320,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 def accuracy_of(folder: Path) -> float | None:
     """Held-out accuracy at a checkpoint, if it was measured there."""
     with contextlib.suppress(Damaged):
-        accuracy: float | None = read_about(folder)["accuracy"]
+        accuracy: float | None = read_about(folder).get("accuracy")
         return accuracy
     return None
 

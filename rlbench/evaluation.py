@@ -1,5 +1,6 @@
 """Evaluation on held-out problems: the greedy completion, and pass@k of sampled ones."""
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -80,10 +81,31 @@ def evaluate(
         "eval/accuracy": mean(solved[:, 0][valid[:, 0]]),
         "eval/sampled_accuracy": mean(solved[:, 1:][valid[:, 1:]]),
         **{f"eval/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
+        f"eval/majority@{settings.samples}": mean(majority(trajectories.said, valid, solved)),
         "eval/infrastructure_failures": int((~valid).sum()),
     }
     kept = samples_of(trajectories, attempts, min(settings.trajectories, asked))
     return Measured(metrics, Outcomes(valid[:, 0], solved[:, 0]), kept)
+
+
+def majority(said: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> np.ndarray:
+    """True for each problem that the most frequent of its sampled answers solves; of equally frequent ones the first.
+
+    An answer is the text of all completions of a rollout. Those of problems without a judged one are left out.
+
+    Args:
+      said: object[rollouts, turns] texts.
+      valid: bool[problems, 1 + samples], of which column 0 is greedy and has no vote; so has what was not judged.
+      solved: bool[problems, 1 + samples].
+    """
+    won = []
+    for problem, (judged, right) in enumerate(zip(valid[:, 1:], solved[:, 1:], strict=True)):
+        first = problem * valid.shape[1] + 1
+        votes = Counter(tuple(said[first + one]) for one in np.flatnonzero(judged))
+        if votes:
+            (answer, _), *_ = votes.most_common(1)
+            won.append(any(right[one] for one in np.flatnonzero(judged) if tuple(said[first + one]) == answer))
+    return np.array(won, bool)
 
 
 def samples_of(trajectories: Trajectories, attempts: int, problems: int) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from .randomness import key_of
 from .running.actor import Actor
 from .running.arrivals import Recording, Replay
 from .running.behaviour import BehaviourRatio
-from .types import LearnerState, Params, Phase, Rollouts, keep_all
+from .types import Array, LearnerState, Params, Phase, Rollouts, keep_all
 from .verifying.delay import AT_ONCE
 from .warm_start import Cost
 
@@ -91,9 +91,13 @@ class Parts:
         plan = self.plan
         policy = jax.eval_shape(plan.model.init, self.init_key)
         rows = shapes(plan.rollouts, plan.limits.episode)
-        like = jax.eval_shape(lambda key, policy: self.learner.init(key, policy, rows)[:-1], self.init_key, policy)
-        trainable, frozen, opt_state = self.learning_devices.replicate(refilled(like, arrays, LEARNER))
-        state = LearnerState(trainable, frozen, opt_state, version)
+
+        def parts(key: Array, policy: Params) -> dict[str, Any]:
+            state = self.learner.init(key, policy, rows)._asdict()
+            return {name: tree for name, tree in state.items() if name != "version"}
+
+        like = jax.eval_shape(parts, self.init_key, policy)
+        state = LearnerState(**self.learning_devices.replicate(refilled(like, arrays, LEARNER)), version=version)
         self._name_sampler(state)
         return state
 

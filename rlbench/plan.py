@@ -22,6 +22,7 @@ from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import UpdateConfig
 from .models.tokenizers import check_tokenizer
+from .models.trained import TrainedPolicy
 from .plugins import build, plain, target_of, typed_section
 from .running.schedule import Runner
 from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task, Tokenizer, Tracker
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 # fmt: off
 SECTIONS = (
-    "acting", "algo", "batch", "checkpoint", "evaluation", "model", "optimizer", "runner", "sampling", "task",
+    "acting", "algo", "batch", "checkpoint", "evaluation", "model", "optimizer", "runner", "sampling", "start", "task",
     "tokenizer", "verifier", "warm_start",
 )
 # fmt: on
@@ -72,6 +73,12 @@ class Checkpointing(NamedTuple):
     every: Count | None  # learner steps
     seconds: Positive | None
     keep: Natural  # of the newest; 0: there are none
+
+
+class Start(NamedTuple):
+    """Weights to start from."""
+
+    run: str | None  # folder whose policy a run starts from; None: the warm start
 
 
 class RunConfig(NamedTuple):
@@ -109,6 +116,7 @@ class Plan(NamedTuple):
     runner: Runner
     evaluation: Evaluation
     checkpoint: Checkpointing
+    start_from: TrainedPolicy | None  # instead of a warm start
     warm_start: WarmStart
     warm_start_optimizer: optax.GradientTransformation
     warm_start_content: dict[str, Any]  # everything in the config that determines the warm-started weights
@@ -185,6 +193,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         runner=typed_section(Runner, config["runner"], "runner"),
         evaluation=typed_section(Evaluation, config["evaluation"], "evaluation"),
         checkpoint=typed_section(Checkpointing, config["checkpoint"], "checkpoint"),
+        start_from=started_from(config["start"], config["tokenizer"], model),
         warm_start=warm_start,
         warm_start_optimizer=optimizer(config["warm_start"]["optimizer"], "warm_start.optimizer", warm_start.steps),
         warm_start_content={name: config[name] for name in ("tokenizer", "task", "model", "warm_start")}
@@ -203,7 +212,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     )
     check_sizes(plan)
     check_arithmetic(plan)
-    if warm_start.steps and not has_solutions(task):
+    if warm_start.steps and not plan.start_from and not has_solutions(task):
         raise ConfigError("warm_start.steps", warm_start.steps, f"0: {type(task).__name__} has no reference solutions")
     try:
         with opened(task):
@@ -214,6 +223,24 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     if plan.sampling != Sampling():
         log.warning("sampling is truncated, recorded log-probabilities are not: the data is off-policy")
     return plan
+
+
+def started_from(section: dict[str, Any], tokenizer: dict[str, Any], model: Model) -> TrainedPolicy | None:
+    """The policy that a run starts from; None where it has a warm start.
+
+    Raises:
+      ConfigError: there is none, or it has another model or other tokens.
+    """
+    start = typed_section(Start, {"run" if key == "from" else key: value for key, value in section.items()}, "start")
+    if start.run is None:
+        return None
+    try:
+        policy = TrainedPolicy.of(start.run)
+    except ConfigError as error:
+        raise ConfigError("start.from", start.run, str(error)) from None
+    policy.expect_tokens(tokenizer, "start.from")
+    policy.expect_shapes(model, "start.from")
+    return policy
 
 
 def flat(tree: Any, key: str = "") -> dict[str, Any]:

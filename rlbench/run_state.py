@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from .accounting import SCHEMA
-from .checkpoint import Checkpoints, Packed, named
+from .checkpoint import Checkpoints, Packed, by_name
+from .models.trained import POLICY
 from .parts import LEARNER, Parts
 from .plan import Plan
 from .recorder import Recorder
@@ -100,12 +101,23 @@ class Saver:
                 "accounts": {name: account.state() for name, account in self._accounts.items()},
                 "actor": acting.pickled,
             }
-            mine = Packed.of(content, "run")
-            arrays = named(state[:-1], LEARNER) | acting.arrays | mine.arrays
-            self.checkpoints.save(state.version, self.recorder.accuracy_at(state.version), arrays, mine.pickled)
+            mine, (learner, policy) = Packed.of(content, "run"), self._networks(state)
+            self.checkpoints.save(
+                *(state.version, learner | acting.arrays | mine.arrays, mine.pickled),
+                accuracy=self.recorder.accuracy_at(state.version),
+                policy=policy,
+            )
             self._owed, self._last = False, time.monotonic()
         if ends:
             self.checkpoints.wait()
+
+    def _networks(self, state: LearnerState) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Arrays of the learner and of the policy, by name; and the name of each of the policy's among these."""
+        parts = {name: tree for name, tree in state._asdict().items() if name != "version"}
+        learner, policy = by_name(parts, LEARNER), by_name(self.parts.policy(state), POLICY)
+        known = {id(array): name for name, array in learner.items()}
+        places = {name: known.get(id(array), name) for name, array in policy.items()}
+        return jax.device_get(learner | {name: policy[name] for name in places.values() if name in policy}), places
 
     def close(self) -> None:
         """Nothing more is written, but what was begun."""

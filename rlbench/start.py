@@ -16,7 +16,7 @@ from .learning.sft import sft
 from .plan import Plan
 from .randomness import key_of
 from .types import Params
-from .warm_start import Cost, warm_start
+from .warm_start import NO_COST, Cost, warm_start
 from .warm_start_cache import cached
 
 
@@ -30,11 +30,13 @@ class Start(NamedTuple):
 
 
 def common_start(plan: Plan, note: Callable[[str], None]) -> Start:
-    """The warm start of a plan.
+    """The warm start of a plan, or the policy of the run that it starts from.
 
     Args:
       note: told of its progress.
     """
+    if plan.start_from:
+        return Start(plan.start_from.params, NO_COST, 0.0, 0.0)
     settings, key = plan.warm_start, key_of(plan.warm_start.seed)
     compiling = seconds = 0.0
 

@@ -47,6 +47,9 @@ class Cost(NamedTuple):
     verification_cpu_seconds: float  # of looking at accuracy
 
 
+NO_COST = Cost(0, 0, 0, 0.0, {}, {}, 0.0)
+
+
 def warm_start(
     settings: WarmStart, model: Model, learner: Learner, player: Player, progress: Callable[[int, float | None], None]
 ) -> tuple[Params, Cost]:

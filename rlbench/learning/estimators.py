@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ..types import SOLVED_ABOVE, Array, Rollouts
+from ..types import SOLVED_ABOVE, AnyArray, Array, Rollouts
 
 
 def valid(rollouts: Rollouts) -> Array:
@@ -158,3 +158,9 @@ def k3(logp: Array, ref_logp: Array) -> Array:
     """Schulman's estimator of KL(pi || reference) for a sample of pi: exp(-d) - 1 + d, d = logp - ref_logp."""
     d = logp - ref_logp
     return jnp.expm1(-d) + d  # exp(-d) - 1 would leave nothing of a small d in float32
+
+
+def reverse_kl(log_policy: Array, log_other: Array, emits: AnyArray) -> Array:
+    """KL(pi || other) at each token, f32[B, T], of log-probabilities f32[B, T, V] over the tokens that are emitted."""
+    mine, other = (jnp.where(emits, one, 0.0) for one in (log_policy, log_other))  # -inf elsewhere
+    return jnp.sum(jnp.where(emits, jnp.exp(mine), 0.0) * (mine - other), axis=-1)

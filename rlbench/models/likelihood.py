@@ -29,6 +29,15 @@ def token_logp(model: Model, params: Params, rollouts: Rollouts) -> Array:
     return per_token(model, params, rollouts, read)
 
 
+def token_log_policy(model: Model, params: Params, rollouts: Rollouts) -> Array:
+    """log pi(v | tokens[<t]) of every token v, as f32[B, T, V]; -inf of those that the model does not emit.
+
+    Rows are read in full, all at once: for a loss, which sees a microbatch.
+    """
+    outputs = model.apply(params, rollouts.tokens[:, :-1])
+    return jnp.pad(log_policy(model, outputs), ((0, 0), (1, 0), (0, 0)))
+
+
 def token_value(critic: Model, params: Params, rollouts: Rollouts) -> Array:
     """The critic's value V_t f32[B, T] before token t is chosen; 0 where the mask is False."""
     return per_token(critic, params, rollouts, lambda outputs, tokens, mask: outputs[..., 0])

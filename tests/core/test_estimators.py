@@ -17,6 +17,7 @@ from rlbench.learning.estimators import (
     leave_one_out,
     penalised,
     returns,
+    reverse_kl,
     solved,
     whiten,
 )
@@ -168,3 +169,21 @@ def test_whitening_has_no_scale(scale):
     numbers = np.array([[1.0, 2.0], [4.0, 8.0]], np.float32)
     plain, scaled = (np.asarray(whiten(x, rollouts_of(numbers))) for x in (10 * numbers, scale * numbers))
     np.testing.assert_allclose(scaled, plain, rtol=1e-6)
+
+
+def test_the_reverse_kl_is_over_the_whole_vocabulary_and_its_gradient_is_finite():
+    """Also where a token is not emitted, whose log-probabilities are -inf."""
+    emits = np.array([True, True, False, True])
+    mine, other = (np.log(np.array([p], np.float32)) for p in ([0.5, 0.25, 1, 0.25], [0.25, 0.25, 1, 0.5]))
+
+    def masked(outputs):
+        return jax.nn.log_softmax(jnp.where(emits, outputs, -jnp.inf))
+
+    def kl(outputs):
+        return reverse_kl(masked(outputs), masked(other), emits)[0]
+
+    expected = 0.5 * np.log(2) + 0.25 * np.log(0.5)
+    assert kl(mine) == pytest.approx(expected, rel=1e-5)
+    gradient = jax.grad(kl)(jnp.array(mine))
+    p = np.array([0.5, 0.25, 0, 0.25])  # of a softmax: p (log p/q - KL)
+    np.testing.assert_allclose(gradient[0], p * (np.log([2, 1, 1, 0.5]) - expected), atol=1e-6)

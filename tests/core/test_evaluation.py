@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from rlbench.evaluation import Evaluation, distinct_problems, evaluate, pass_at
+from rlbench.evaluation import Evaluation, distinct_problems, evaluate, majority, pass_at
 from rlbench.types import Bounds, Problem
 from tests.fakes import Copy, player_of, problems_of, small_model
 
@@ -25,6 +25,18 @@ def test_pass_at_k_is_stable_for_many_samples():
 
 def test_each_problem_has_its_own_number_of_samples():
     np.testing.assert_allclose(pass_at(2, np.array([2, 4]), np.array([1, 1])), [1.0, 0.5])
+
+
+def test_the_most_frequent_answer_has_the_vote():
+    """Of sampled ones that were judged; of equally frequent ones the first. Columns: greedy, and four samples."""
+    said = np.array(["7", *"3455", "7", *"1122", "7", *"1222", "7", *"9999", "7", *"1234"], object)[:, None]
+    valid, solved = np.ones((5, 5), bool), np.zeros((5, 5), bool)
+    solved[0, 3:] = True  # "5" has two votes of four
+    solved[1, 1:3] = True  # "1" came before "2"
+    solved[2, 0] = solved[2, 1] = True  # the greedy one has no vote
+    valid[3, 1:] = False  # nothing was judged
+    valid[4, 1], solved[4, 2] = False, True
+    assert majority(said, valid, solved).tolist() == [True, True, False, True]
 
 
 def test_a_completion_whose_verifier_broke_is_neither_right_nor_wrong(devices):

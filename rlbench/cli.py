@@ -20,13 +20,13 @@ from .hydra_adapter import VERSION_BASE, HydraConfig
 from .interrupts import Terminated, end_process
 from .multirun import InvalidJob, JobFailed, register
 from .multirun.repeating import goes_on
-from .types import Diverged, Stalled, TooManyFailures
+from .types import Diverged, NotWritten, OutOfMemory, Stalled, TooManyFailures
 
 log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 IN_FULL = os.environ.get(FULL_ERROR) == "1"  # before main sets it
-FAILED = (Diverged, Stalled, TooManyFailures, JobFailed)  # errors of a run
+FAILED = (Diverged, NotWritten, OutOfMemory, Stalled, TooManyFailures, JobFailed)  # errors of a run
 
 
 def job(config: DictConfig) -> float | None:

@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,13 @@ from .accounting.account import Account
 from .accounting.flops import Work, count, networks_of
 from .accounting.timeline import Activity
 from .interrupts import patiently
-from .types import Array, Phase
+from .types import Array, OutOfMemory, Phase
 
+SMALLER = dict.fromkeys(Phase, "batch.microbatch_tokens, batch.rollouts") | {
+    Phase.PREFILL: "acting.slots, batch.rollouts",
+    Phase.DECODE: "acting.slots, batch.rollouts",
+    Phase.SCORE: "model.chunk_tokens, batch.rollouts",
+}  # keys of the config that make a program of each phase need less memory
 DATA = "data"  # the mesh axis that rows are sharded over
 
 
@@ -242,9 +247,30 @@ class CompiledFunction:
 
     def __call__(self, *arguments: Any) -> Any:
         program = self.prepare(*arguments)
-        result = self.devices.run(program.executable, arguments, program.added)
+        with self._explained(arguments, program.added):
+            result = self.devices.run(program.executable, arguments, program.added)
         self.account.ran(program.work, [times(result) for times in self.iterations])
         return result
+
+    @contextlib.contextmanager
+    def _explained(self, arguments: Sequence[Any], added: int = 0) -> Iterator[None]:
+        """A block whose lack of memory is told in one line.
+
+        Raises:
+          OutOfMemory: the device has no more.
+        """
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            largest = sorted(jax.tree.leaves(arguments), key=lambda leaf: -math.prod(leaf.shape) * leaf.dtype.itemsize)
+            shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in largest[:3])
+            needs = f", which adds {added / 1e9:.2f} GB to what is there" if added else ""
+            raise OutOfMemory(
+                f"the device has no memory left for the program {self.name!r} of the phase {self.phase}{needs}; its "
+                f"largest arguments: {shapes}; {SMALLER[self.phase]} or a smaller model make it smaller"
+            ) from error
 
     def _compile(self, arguments: Sequence[Any]) -> Executable:
         devices = len(self.devices.devices)
@@ -256,7 +282,8 @@ class CompiledFunction:
                 traced = self._jitted.trace(*arguments)
         one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loops=len(self.iterations))
         work = one.times(devices)
-        executable = patiently(traced.lower().compile)
+        with self._explained(arguments):
+            executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()
         self.account.compiled(self.name, work, memory.temp_size_in_bytes)
         added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

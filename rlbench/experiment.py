@@ -84,7 +84,7 @@ class Experiment:
         self.recorder.open()
         saved, self.saved = self.saved, None
         ledger = self.ledger = self._resumed(saved) if saved else self._begun()
-        ledger.lost = crashes.lost(self.folder)._asdict()
+        ledger.lost = crashes.lost(self.folder)
         self.buffers = parts.buffer_bytes(self.state)
         watch = watched(parts.timeline, plan.runner.watchdog_seconds)
         acting = parts.acting(ledger, self.folder, saved and saved.actor)
@@ -152,7 +152,8 @@ class Experiment:
         epochs, idle = plan.update_config.epochs, event.metrics.get("left_out")
         ledger.learned(batch.ids, event.teaches, room, epochs, parts.learner_account.take(), idle)
         ledger.evaluated(parts.behaviour.account.take(), 0.0)
-        expect_finite(event.version, event.metrics)
+        if plan.update_config.nonfinite == "stop":
+            expect_finite(event.version, event.metrics)
         self.state = event.state
         own = metrics_of(event.acted, event.version, plan.runner.max_staleness)
         self._report(ledger, own | event.metrics | {"learn_seconds": event.seconds})

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -62,6 +62,7 @@ class BatchConfig(NamedTuple):
     epochs: Count
     minibatches: Count
     microbatch_tokens: Count
+    nonfinite: Literal["stop", "skip"]
     max_completion_tokens: Count | None
     max_sampling_rounds: Count
     buckets: list[Count] | None
@@ -186,7 +187,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         optimizer_for=optimizer_for,
         rollouts=batch.rollouts,
         max_sampling_rounds=batch.max_sampling_rounds,
-        update_config=UpdateConfig(batch.epochs, batch.minibatches, batch.microbatch_tokens),
+        update_config=UpdateConfig(batch.epochs, batch.minibatches, batch.microbatch_tokens, batch.nonfinite),
         limits=room(task, batch),
         acting=acting,
         sampling=typed_section(Sampling, config["sampling"], "sampling"),

@@ -160,6 +160,14 @@ class Price(TypedDict):
 
 
 @open_ended
+class LostRecord(TypedDict):
+    crashes: Natural
+    rollouts: Natural
+    seconds: NonNegative
+    flops: NonNegative
+
+
+@open_ended
 class LedgerRecord(TypedDict):
     """ledger.json, which docs/ledger.md defines."""
 
@@ -169,6 +177,7 @@ class LedgerRecord(TypedDict):
     tokens: TokenCounts
     verification: VerificationRecord
     time: Time
+    lost_to_crash: LostRecord
     price: Price
 
 

@@ -662,6 +662,14 @@ class Stalled(RuntimeError):
     """Nothing in a run moves any more; the message is one line and says what its parts wait for."""
 
 
+class NotWritten(RuntimeError):
+    """A file of a run cannot be written: a full disk, say; says which, and why, in one line."""
+
+
+class OutOfMemory(MemoryError):
+    """A program needs more memory than its device has; says which, for what shapes, and what makes it smaller."""
+
+
 class Diverged(ArithmeticError):
     """A metric of a learner step is not finite."""
 

@@ -20,6 +20,7 @@ from rlbench.verifying.verifier import Verifier, Verifying
 
 DEMO = ("ppo", "grpo", "async_grpo")  # what the demo trains side by side
 SHELF = [name for name in options("algo") if not name.endswith(("_trl", "_verl"))]  # presets are of functions in it
+REWARDED = [name for name in SHELF if name != "opd"]  # that learn from rewards
 WHOLE = Sampling()  # nothing is left out
 LETTERS = Characters(alphabet="abc=")
 ACTING = Acting(slots=None, chunk=16, environment_workers=64)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checkpoint import Stateful
+from ..crashes import Lost
 from ..interrupts import UNINTERRUPTED
 from ..types import Fate, Phase, Size
 from . import SCHEMA
@@ -119,7 +120,7 @@ class Ledger(Stateful):
         self.sizes, self.peak, self.timeline = sizes, peak, timeline
         self.devices, self.accelerator = devices, accelerator
         self.totals = Totals()
-        self.lost: dict[str, float] = {}  # to crashes, by kind; done again, so that it is in no other number
+        self.lost = Lost()  # to crashes, and done again, so that it is in no other number
         self._ended = False
         self._lock = threading.Lock()
 
@@ -365,7 +366,7 @@ class Ledger(Stateful):
                 "idle_fraction": (wall - busy) / wall,
                 **seconds,
             },
-            "lost_to_crash": self.lost,
+            "lost_to_crash": self.lost._asdict(),
             "price": {
                 "gain": gain._asdict() if gain else None,
                 "per_point": {name: ratio(value, points) for name, value in price.items()},

@@ -75,7 +75,7 @@ def rollouts_table(ledger: Mapping[str, Any]) -> Table:
         f"in {judged['wall_seconds']:.2f} s",
         f"{judged['cpu_seconds']:.2f} CPU s",
     )
-    if (lost := ledger["lost_to_crash"]) and lost["crashes"]:
+    if (lost := ledger["lost_to_crash"])["crashes"]:
         seconds, flops = f"in {lost['seconds']:.0f} s", quantity(lost["flops"])
         add(table, f"lost to {lost['crashes']} crashes, beside these", f"{lost['rollouts']:,}", seconds, flops)
     return table

@@ -1,8 +1,8 @@
 """The learner: one batch in, one version of the parameters out."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ class UpdateConfig(NamedTuple):
     epochs: int
     minibatches: int
     microbatch_tokens: int  # at most so many tokens of a device, padding too, go through a gradient at once; or one row
+    nonfinite: Literal["stop", "skip"] = "stop"  # the run, or the update, where its loss or gradient is not finite
 
 
 class Learner:
@@ -124,7 +125,7 @@ class Learner:
     ) -> tuple[LearnerState, dict[str, float], np.ndarray]:
         """One learner step on one batch, whatever becomes of it.
 
-        Returns the next state, metrics as means over the step's updates, and bool[B]: which rollouts
+        Returns the next state, metrics as means over the step's updates (`mean_of`), and bool[B]: which rollouts
         teach, their advantage not being zero everywhere. Where there is no advantage, all that happened do.
 
         Args:
@@ -158,7 +159,7 @@ class Learner:
         if self.algorithm.after is not frozen_stays:
             frozen = self.devices.replicate(self.after(trainable, frozen, rollouts, scores))
         reports, teaches = jax.device_get((reports, teaches))
-        means = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
+        means = {name: mean_of(name, [report[name] for report in reports]) for name in reports[0]}
         return LearnerState(trainable, frozen, opt_state, version + 1), means, teaches
 
     def _score(self, trainable, frozen, rollouts, prompts, version):
@@ -198,6 +199,11 @@ class Learner:
             change, states[name] = self.optimizer.update(part, opt_state[name], trainable[name])
             params[name] = optax.apply_updates(trainable[name], change)
             report[f"param_norm/{name}"] = optax.tree.norm(params[name])
+        if self.update_config.nonfinite == "skip":
+            sound = jnp.isfinite(jnp.stack(jax.tree.leaves(report))).all()
+            before = trainable, opt_state
+            params, states = jax.tree.map(lambda new, old: jnp.where(sound, new, old), (params, states), before)
+            report["skipped_updates"] = 1.0 - sound
         if passes:
             report["left_out"] = passes[1] / len(teaching)
         return params, states, report, passes
@@ -254,6 +260,11 @@ class Learner:
 def together(rollouts: Rollouts, prompts: Array | None) -> int:
     """Neighbouring rows that share a prompt."""
     return 1 if prompts is None else len(rollouts.group) // len(prompts)
+
+
+def mean_of(name: str, values: Sequence[Any]) -> float:
+    """A metric of a step's updates: their mean, or how many were skipped."""
+    return float(np.sum(values) if name == "skipped_updates" else np.mean(values))
 
 
 def expect_finite(step: int, metrics: Mapping[str, float]) -> None:

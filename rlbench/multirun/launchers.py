@@ -16,7 +16,8 @@ from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -26,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..help import explain
 from ..hydra_adapter import JobReturn, JobStatus, compose_job, error_of, failure, filter_overrides, set_up_multirun
-from ..interrupts import end_process
+from ..interrupts import Terminated, end_process
 from ..plugins import plain, valid
 from ..records import read_summary
 from ..types import ConfigError
@@ -137,11 +138,17 @@ class ProcessLauncher(Jobs):
 
 def work(pipe: Connection, task_function: TaskFunction, config: DictConfig) -> None:
     """Runs one job in its process and sends back what became of it."""
+    signal.signal(signal.SIGTERM, terminated)
     threading.Thread(target=follow, daemon=True).start()
     try:
         pipe.send(perform(task_function, config))
     except KeyboardInterrupt:
         end_process(130)
+
+
+def terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends a job in good order, wherever it does not do so by itself."""
+    raise Terminated
 
 
 def follow() -> None:

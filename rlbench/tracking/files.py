@@ -2,15 +2,19 @@
 that an evaluation kept, summary.json and ledger.json.
 """
 
+import contextlib
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..checkpoint import open_at
+from ..types import NotWritten
 
+log = logging.getLogger(__name__)
 LINES = ("metrics.jsonl", "trajectories.jsonl")
 OUTCOME = ("summary.json", "ledger.json")
 
@@ -36,27 +40,42 @@ class Files:
         pass
 
     def log(self, row: dict[str, Any]) -> None:
-        self._metrics.write(strict_json(row) + "\n")
+        write(self._metrics, strict_json(row) + "\n")
 
     def trajectories(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        for row in rows:
-            self._trajectories.write(strict_json({"step": step} | row) + "\n")
+        write(self._trajectories, "".join(strict_json({"step": step} | row) + "\n" for row in rows))
 
     def note(self, text: str) -> None:
         pass
 
     def finish(self, summary: dict[str, Any] | None, ledger: dict[str, Any] | None) -> None:
-        self._metrics.close()
-        self._trajectories.close()
-        if ledger:
-            self._put("ledger.json", ledger)
-        if summary:
-            self._put("summary.json", summary)
+        for file in self._open:
+            with contextlib.suppress(OSError):  # of what could not be written before
+                file.close()
+        for name, content in (("ledger.json", ledger), ("summary.json", summary)):
+            if content:
+                self._put(name, content)
 
     def _put(self, name: str, content: dict[str, Any]) -> None:
         draft = self.folder / f"{name}.part"
-        draft.write_text(strict_json(content, indent=2) + "\n")
-        os.replace(draft, self.folder / name)
+        try:
+            draft.write_text(strict_json(content, indent=2) + "\n")
+            os.replace(draft, self.folder / name)
+        except OSError as error:  # whatever ended the run is to be heard of, not this
+            log.error("%s cannot be written: %s", self.folder / name, error.strerror)
+
+
+def write(file: TextIO, text: str) -> None:
+    """Adds a text to a file of lines.
+
+    Raises:
+      NotWritten: the system does not take it.
+    """
+    try:
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        raise NotWritten(f"{file.name} cannot be written: {error.strerror}") from error
 
 
 def strict_json(content: Any, indent: int | None = None) -> str:

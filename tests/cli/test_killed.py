@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -147,3 +148,53 @@ def test_another_config_in_the_folder_of_a_run_is_one_line_and_touches_nothing(c
     assert run.returncode == 2
     assert re.search(r"^rlbench: seed=1: as in the run that .* is of: 0; or give this run another folder$", text, re.M)
     assert {path: path.read_bytes() for path in before} == before
+
+
+def filled(run, metrics, beyond):
+    """A disk that is full once the metrics of a run have grown so far: no file of its takes another byte then."""
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    size = metrics.stat().st_size + beyond
+    resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (size, size))
+
+
+SLOW = ["verifier.delay_seconds=0.03", "evaluation.every=1000", "steps=60"]  # two seconds at least
+
+
+def test_a_disk_that_is_full_ends_the_run_in_one_line_and_the_run_goes_on_when_there_is_room(cache, tmp_path):
+    words = [*SLOW, "checkpoint.every=5"]
+    whole(cache, tmp_path, "undisturbed", *words)
+    run = start(cache, tmp_path, "run", *words)
+    filled(run, tmp_path / "run/metrics.jsonl", 40_000)
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode == 1, text
+    assert re.search(r"^rlbench: \S*run/metrics.jsonl cannot be written: File too large$", text, re.M), text
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["status"] == "failed" and "cannot be written" in summary["error"]
+    whole(cache, tmp_path, "run", *words)
+    same(tmp_path / "run", tmp_path / "undisturbed")
+
+
+def test_a_disk_that_is_full_costs_checkpoints_alone_where_only_they_do_not_fit(cache, tmp_path):
+    run = start(cache, tmp_path, "run", *SLOW, "checkpoint.every=20", "steps=30", "model.width=64")
+    filled(run, tmp_path / "run/metrics.jsonl", 80_000)
+    text, _ = run.communicate(timeout=60)
+    assert run.returncode == 0, text
+    assert "there is no checkpoint of step 20: " in text and "there is no checkpoint of step 30: " in text
+    assert not [*(tmp_path / "run/checkpoints").iterdir()]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes into every folder")
+def test_a_folder_that_becomes_read_only_leaves_what_is_open(cache, tmp_path):
+    """Lines go on, since their files are open; checkpoints and the summary cannot be made, and are named."""
+    run = start(cache, tmp_path, "run", "steps=100000", "checkpoint.every=50")
+    metrics = tmp_path / "run/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
+    for folder in (tmp_path / "run/checkpoints", tmp_path / "run"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o500)
+    before = metrics.read_text().count("\n")
+    wait_for(lambda: metrics.read_text().count("\n") > before + 100)
+    text = end(run, signal.SIGINT)
+    (tmp_path / "run").chmod(0o700)
+    assert run.returncode == 130 and "there is no checkpoint of step" in text and "summary.json cannot be" in text

@@ -27,6 +27,14 @@ def test_the_core_imports_no_plugin(path):
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_core_reads_no_clock_that_jumps(path):
+    """Somebody sets it, or a machine that was asleep does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            assert (node.value.id, node.attr) not in {("time", "time"), ("time", "time_ns"), ("datetime", "now")}
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_names_no_plugin_in_its_code(path):
     """Docstrings may cite; identifiers and strings that steer may not."""
     tree = ast.parse(path.read_text())

@@ -14,7 +14,7 @@ from rlbench.devices import CompiledFunction, Devices
 from rlbench.learning.learner import Learner, UpdateConfig
 from rlbench.learning.optimizers import adamw
 from rlbench.models.prefix import Widths
-from rlbench.types import Phase
+from rlbench.types import OutOfMemory, Phase
 from tests.core.test_learner import ALGORITHMS, algorithm_of
 from tests.fakes import small_model
 
@@ -132,3 +132,12 @@ class TestLowering:
         program = self.lower(learner._update, *updated, platform=platform, donate=(0, 1))
         assert "jax.buffer_donor" in program or "tf.aliasing_output" in program
         assert ("fmhaScaleBiasSoftmaxBackward" in program) == (platform == "cuda")
+
+
+def test_a_device_without_memory_left_says_for_what_and_what_helps(devices):
+    """70 TB: more than any machine has, in a program that compiles."""
+    program = CompiledFunction(devices, lambda x: jnp.ones((1 << 24, 1 << 20)) * x[:1], phase=Phase.SCORE)
+    with pytest.raises(OutOfMemory) as raised:
+        program(jnp.zeros((4, 3))[:, 0])
+    (line,) = str(raised.value).splitlines()
+    assert "adds 70368.74 GB" in line and "float32[4]" in line and "batch.rollouts" in line

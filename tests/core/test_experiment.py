@@ -5,10 +5,13 @@ import time
 
 import chex
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rlbench.accounting.memory import tree_bytes
 from rlbench.accounting.peaks import Impossible, Peak
+from rlbench.checkpoint import folders, intact
 from rlbench.comparing.table import show_tables
 from rlbench.experiment import Experiment, run
 from rlbench.learning.objectives import token_mean
@@ -364,6 +367,47 @@ def test_a_step_that_diverged_is_in_the_ledger(plan_of, tmp_path):
     assert fates["trained"] + fates["zero_advantage"] == 16 and fates["stale"] == 0
     assert ledger["compute"]["executed"]["by_phase"]["train_backward"] > 0
     assert json.loads((tmp_path / "summary.json").read_text())["learner_steps"] == 0
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(plan_of, tmp_path):
+    """By choice. Parameters and optimizer are then as if there had been none; every second minibatch is sound."""
+
+    def run_with(folder, breaks, steps):
+        words = ["batch.nonfinite=skip", "batch.minibatches=2", f"steps={steps}", "warm_start.steps=0"]
+        plan = plan_of("grpo", *words, "checkpoint.keep=1")
+
+        def loss(trainable, frozen, rollouts, scores):
+            logp = token_logp(plan.model, trainable["policy"], rollouts)
+            bad = jnp.float32(breaks) * (rollouts.group == 0).any()
+            return token_mean(logp / (1.0 - bad), rollouts, {})
+
+        folder.mkdir()
+        run(plan._replace(algorithm=plan.algorithm._replace(loss=loss)), folder)
+        return rows_of(folder), intact(folders(folder / "checkpoints")[-1]).arrays()
+
+    lines, arrays = run_with(tmp_path / "breaks", 1.0, 3)
+    assert [line["skipped_updates"] for line in lines[1:]] == [1.0] * 3
+    assert all(line["loss"] is None for line in lines[1:]), "the mean of a number and of none is none"
+    assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("learner/"))
+    sound, _ = run_with(tmp_path / "sound", 0.0, 1)
+    assert sound[1]["skipped_updates"] == 0.0 and sound[1]["loss"] is not None
+
+
+def test_a_run_that_diverges_leaves_a_good_checkpoint(plan_of, tmp_path):
+    plan = plan_of("grpo", "steps=6", "checkpoint.keep=1", "checkpoint.every=1", "warm_start.steps=0")
+
+    def score(trainable, frozen, rollouts, version):
+        scores = plan.algorithm.score(trainable, frozen, rollouts, version)
+        return scores | {"advantage": jnp.where(version < 3, scores["advantage"], jnp.nan)}
+
+    with pytest.raises(Diverged):
+        run(plan._replace(algorithm=plan.algorithm._replace(score=score)), tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "diverged"
+    (last,) = folders(tmp_path / "checkpoints")
+    arrays = intact(last).arrays()
+    assert 1 <= int(last.name.removeprefix("step-")) <= 3, "one that is due while another is written waits for it"
+    assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("learner/"))
+    assert run(plan_of("grpo", "steps=6", "checkpoint.keep=1", "checkpoint.every=1", "warm_start.steps=0"), tmp_path)
 
 
 def test_the_network_that_samples_has_any_name(plan_of, tmp_path):

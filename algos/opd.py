@@ -4,7 +4,7 @@ from rlbench.learning.estimators import reverse_kl
 from rlbench.learning.objectives import LossAggregation
 from rlbench.models.likelihood import token_log_policy
 from rlbench.models.trained import Trained
-from rlbench.types import Algorithm, ConfigError, Count, Model
+from rlbench.types import Algorithm, Count, Model
 
 
 def opd(model: Model, *, teacher: Trained | None, group_size: Count, loss_aggregation: LossAggregation) -> Algorithm:
@@ -16,13 +16,8 @@ def opd(model: Model, *, teacher: Trained | None, group_size: Count, loss_aggreg
     Args:
       teacher: policy of an earlier run, which may be of another size, over the same tokens; None: the policy at the
         start, from which nothing is learned.
-
-    Raises:
-      ConfigError: the teacher has other tokens.
     """
     network = teacher.model if teacher else model
-    if teacher and network.emits.tolist() != model.emits.tolist():
-        raise ConfigError("teacher", teacher.folder, "a run over the same tokens as this one")
 
     def init(key, policy, rollouts):
         return {"policy": policy}, {"teacher": teacher.params if teacher else policy}

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import pickle
 import re
@@ -25,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from .types import ConfigError
+from .types import ConfigError, NotWritten
 
 FOLDER, ARRAYS, REST, ABOUT = "checkpoints", "arrays", "rest.pickle", "checkpoint.json"
 SMALL = 1 << 16  # bytes of an array of the host that is pickled with the rest
@@ -103,8 +104,8 @@ class Opener(pickle.Unpickler):
 
 
 def by_name(tree: Any, prefix: str) -> dict[str, Any]:
-    """Leaves of a tree by the names of their places."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    """Leaves of a tree by the names of their places; those of size zero, which Orbax does not take, are left out."""
+    leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if leaf.size]
     return {f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}": leaf for path, leaf in leaves}
 
 
@@ -120,7 +121,7 @@ def refilled(like: Any, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
 
     def leaf(path: Any, shape: Any) -> np.ndarray:
         name = f"{prefix}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
-        there = arrays.get(name)
+        there = arrays.get(name) if math.prod(shape.shape) else np.zeros(shape.shape, shape.dtype)
         if there is None or (there.shape, there.dtype) != (shape.shape, shape.dtype):
             have = "nothing" if there is None else f"{there.dtype}{list(there.shape)}"
             raise ConfigError("checkpoint", name, f"{shape.dtype}{list(shape.shape)}, but the checkpoint has {have}")
@@ -243,18 +244,21 @@ class Checkpoints:
             shutil.rmtree(self.folder / name, ignore_errors=True)  # damaged, or it would have been gone on from
             os.rename(draft, self.folder / name)
             synchronised(self.folder)
+            self._prune(step)
         except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
             log.warning("there is no checkpoint of step %d: %s", step, " ".join(f"{error}".split()))
-            return
-        self._prune()
 
-    def _prune(self) -> None:
-        """Removes all but the newest and the best, of equally good ones the last."""
-        there = folders(self.folder)
+    def _prune(self, step: int) -> None:
+        """Removes all but the newest and the best, of equally good ones the last.
+
+        Later ones than that of the step just taken are damaged: or the run had gone on from them.
+        """
+        everything = folders(self.folder)
+        there = [path for path in everything if step_of(path) <= step]
         measured = [(one, path) for path in there if (one := accuracy_of(path)) is not None]
         kept = {*there[-self.keep :], *([max(measured)[1]] if measured else [])}
-        for path in there:
+        for path in everything:
             if path not in kept:
                 gone = path.with_name(f".{path.name}")
                 with contextlib.suppress(OSError):
@@ -264,8 +268,12 @@ class Checkpoints:
 
 def folders(folder: Path) -> list[Path]:
     """Checkpoints in a folder, the oldest first."""
-    there = [path for path in folder.glob("step-*") if STEP.fullmatch(path.name)]
-    return sorted(there, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted((path for path in folder.glob("step-*") if STEP.fullmatch(path.name)), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """Learner steps that a checkpoint is after, by its name."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def write(folder: Path, arrays: dict[str, np.ndarray], pickled: bytes, about: Mapping[str, Any]) -> None:
@@ -337,6 +345,26 @@ def open_at(path: Path, size: int) -> TextIO:
     file.truncate(size)
     file.seek(size)
     return file
+
+
+def add(file: TextIO, text: str) -> None:
+    """Adds a text to a file of lines.
+
+    Raises:
+      NotWritten: the system does not take it.
+    """
+    try:
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        raise NotWritten(f"{file.name} cannot be written: {error.strerror}") from error
+
+
+def size_of(file: TextIO) -> int:
+    """Bytes of a file of lines so far, which are on the disk then."""
+    file.flush()
+    os.fsync(file.fileno())
+    return os.fstat(file.fileno()).st_size
 
 
 def digest(path: Path) -> str:

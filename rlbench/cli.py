@@ -20,13 +20,14 @@ from .hydra_adapter import VERSION_BASE, HydraConfig
 from .interrupts import Terminated, end_process
 from .multirun import InvalidJob, JobFailed, register
 from .multirun.repeating import goes_on
-from .types import Diverged, NotWritten, OutOfMemory, Stalled, TooManyFailures
+from .records import WORDS
+from .types import FAILURES
 
 log = logging.getLogger(__name__)
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 IN_FULL = os.environ.get(FULL_ERROR) == "1"  # before main sets it
-FAILED = (Diverged, NotWritten, OutOfMemory, Stalled, TooManyFailures, JobFailed)  # errors of a run
+FAILED = (*FAILURES, JobFailed)  # errors of a run
 
 
 def job(config: DictConfig) -> float | None:
@@ -46,7 +47,10 @@ def job(config: DictConfig) -> float | None:
     try:
         plan = make_plan(config, names)
         try:
-            summary = run(plan, folder, OmegaConf.to_yaml(config, resolve=True))  # Hydra's keeps the interpolations
+            # Hydra's own copies keep the interpolations, and are written over by whoever names this folder again.
+            config_text = OmegaConf.to_yaml(config, resolve=True)
+            texts = {"config.yaml": config_text, WORDS: OmegaConf.to_yaml(context.overrides.task)}
+            summary = run(plan, folder, texts)
         except KeyboardInterrupt:
             if alone and plan.checkpoint.keep:
                 command = goes_on(OmegaConf.create({"hydra": context}), folder)

@@ -174,6 +174,30 @@ class Devices:
             return result
 
 
+@contextlib.contextmanager
+def in_memory(name: str, phase: str, arguments: Any, added: int = 0) -> Iterator[None]:
+    """A block in which a program takes memory, and whose lack of it is told in one line.
+
+    Args:
+      added: bytes that a call adds to what is there; 0: not known.
+
+    Raises:
+      OutOfMemory: the device has no more.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        largest = sorted(jax.tree.leaves(arguments), key=lambda leaf: -math.prod(leaf.shape) * leaf.dtype.itemsize)
+        shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in largest[:3])
+        needs = f", which adds {added / 1e9:.2f} GB to what is there" if added else ""
+        raise OutOfMemory(
+            f"the device has no memory left for the program {name!r} of the phase {phase}{needs}; its largest arrays: "
+            f"{shapes}; {SMALLER[Phase(phase)]} or a smaller model make it smaller"
+        ) from error
+
+
 class Executable(NamedTuple):
     """A program for one shape of its arguments."""
 
@@ -247,30 +271,10 @@ class CompiledFunction:
 
     def __call__(self, *arguments: Any) -> Any:
         program = self.prepare(*arguments)
-        with self._explained(arguments, program.added):
+        with in_memory(self.name, self.phase, arguments, program.added):
             result = self.devices.run(program.executable, arguments, program.added)
         self.account.ran(program.work, [times(result) for times in self.iterations])
         return result
-
-    @contextlib.contextmanager
-    def _explained(self, arguments: Sequence[Any], added: int = 0) -> Iterator[None]:
-        """A block whose lack of memory is told in one line.
-
-        Raises:
-          OutOfMemory: the device has no more.
-        """
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            largest = sorted(jax.tree.leaves(arguments), key=lambda leaf: -math.prod(leaf.shape) * leaf.dtype.itemsize)
-            shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in largest[:3])
-            needs = f", which adds {added / 1e9:.2f} GB to what is there" if added else ""
-            raise OutOfMemory(
-                f"the device has no memory left for the program {self.name!r} of the phase {self.phase}{needs}; its "
-                f"largest arguments: {shapes}; {SMALLER[self.phase]} or a smaller model make it smaller"
-            ) from error
 
     def _compile(self, arguments: Sequence[Any]) -> Executable:
         devices = len(self.devices.devices)
@@ -282,7 +286,7 @@ class CompiledFunction:
                 traced = self._jitted.trace(*arguments)
         one = count(share.jaxpr, networks_of(arguments, self.networks), self.phase, loops=len(self.iterations))
         work = one.times(devices)
-        with self._explained(arguments):
+        with in_memory(self.name, self.phase, arguments):
             executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()
         self.account.compiled(self.name, work, memory.temp_size_in_bytes)

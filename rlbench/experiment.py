@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,14 @@ from .types import LearnerState
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, folder: Path, config: str | None = None) -> dict[str, Any]:
+def run(plan: Plan, folder: Path, texts: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Runs a plan, or goes on with it where its folder has a checkpoint. Returns its summary.
 
     That is also in folder/summary.json, beside the ledger. A run that fails or is interrupted raises, after its summary
     is written with what was known last.
 
     Args:
-      config: for folder/config.yaml.
+      texts: of files that say what run it is, by name. They are written once the folder is known to be this run's.
 
     Raises:
       ConfigError: the folder's checkpoint is of another config, or another process runs there.
@@ -46,8 +47,8 @@ def run(plan: Plan, folder: Path, config: str | None = None) -> dict[str, Any]:
     keep_freed_memory()
     with locked(folder), UNINTERRUPTED.installed(), contextlib.closing(plan.verifier), opened(plan.task):
         experiment = Experiment(plan, folder)
-        if config:
-            (folder / "config.yaml").write_text(config)
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text)
         try:
             experiment.go()
             experiment.recorder.summary["status"] = "finished"
@@ -69,12 +70,14 @@ class Experiment:
         if (have := len(self.problems)) < asked:
             log.info("evaluation.problems=%d: the task has %d distinct held-out problems; all are used", asked, have)
         checkpoints = Checkpoints(folder, plan.checkpoint.keep, origin(plan))
+        self.state: LearnerState
         self.saved = RunState.newest(checkpoints, plan)
+        if self.saved:  # before anything of the run is touched
+            self.state = self.parts.resume(self.saved.arrays, self.saved.step)
         record = self.saved and self.saved.recorder
         crashes.enter(folder, record["sizes"]["metrics.jsonl"] if record else 0)
         self.recorder = Recorder(plan, folder, self.parts.timeline, self.parts.memory, have, record)
         self.saver = Saver(plan, self.parts, self.recorder, checkpoints)
-        self.state: LearnerState
         self.ledger: Ledger | None = None
         self.buffers = 0  # bytes
 
@@ -93,11 +96,12 @@ class Experiment:
                 self._report(ledger, {})
             del saved
             events = train(actor, parts.learner, self.state, parts.behaviour, parts.timeline)
-            while not self._over(ledger) and (event := next(events, None)):
+            over = self._over(ledger)
+            while not over and (event := next(events, None)):
                 self._learned(ledger, event)
-                ends = self._over(ledger) or event.version + 1 == plan.steps
-                self.saver.after(self.state, actor, ends=ends or UNINTERRUPTED.terminating)
-                if UNINTERRUPTED.terminating and not ends:
+                over, stops = self._over(ledger) or self.state.version == plan.steps, UNINTERRUPTED.terminating
+                self.saver.after(self.state, actor, ends=over or stops)
+                if stops and not over:
                     UNINTERRUPTED.terminate()
         if plan.max_flops and not self._over(ledger):
             spent = ledger.spent()
@@ -113,7 +117,6 @@ class Experiment:
 
     def _resumed(self, saved: RunState) -> Ledger:
         """Goes on with the run."""
-        self.state = self.parts.resume(saved.arrays, saved.step)
         if saved.step < self.plan.steps:
             self.parts.prepare_learner(self.state)
         ledger = self.parts.ledger(self.state)

@@ -180,6 +180,7 @@ class Parts:
                 replay=replay,
                 saved=saved,
             )
+            del saved
             stack.callback(actor.close)
             actor.start()
             yield actor

@@ -22,7 +22,7 @@ from .devices import cache_folder
 from .evaluation import Evaluation
 from .learning.learner import UpdateConfig
 from .models.tokenizers import check_tokenizer
-from .models.trained import TrainedPolicy
+from .models.trained import TrainedPolicy, only_of
 from .plugins import build, plain, target_of, typed_section
 from .running.schedule import Runner
 from .types import Algorithm, ConfigError, Count, Model, Natural, Positive, Task, Tokenizer, Tracker
@@ -31,18 +31,12 @@ from .warm_start import WarmStart
 
 # Keys that say where and how long a run goes on, or what is looked at meanwhile.
 ASIDE = ("tracker", "cache", "checkpoint", "evaluation", "trials", "runner.replay", "runner.watchdog_seconds")
+# fmt: off
 ANEW = (  # begin keys that a run may go on with when they have changed
-    "tracker",
-    "cache",
-    "checkpoint",
-    "trials",
-    "steps",
-    "max_flops",
-    "runner.watchdog_seconds",
-    "runner.replay",
-    "verifier.workers",
+    "tracker", "cache", "checkpoint", "trials", "steps", "max_flops", "runner.watchdog_seconds", "verifier.workers",
     "verifier.max_failures",
 )
+# fmt: on
 SPARED = ("workers", "max_failures", "delay_seconds", "delay_sigma")  # of the verifier: no warm start depends on them
 log = logging.getLogger(__name__)
 
@@ -158,7 +152,8 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
     check_bounds(task)
     check_tokenizer(tokenizer, task.bounds.alphabet)
     model = build(config["model"], "model", tokenizer, kind=Model)
-    algorithm = build(config["algo"], "algo", model, kind=Algorithm)
+    with only_of(config["tokenizer"]):
+        algorithm = build(config["algo"], "algo", model, kind=Algorithm)
     with Source(target_of(config["model"], "model")[0], {"apply": model.apply}).blamed("apply"):
         check_model(model)
     with source_of(algorithm, target_of(config["algo"], "algo")[0]).blamed("maker"):

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict  # pydantic refuses that of typing befor
 from .accounting import SCHEMA
 from .types import Fate, Fraction, Natural, NonNegative, Phase
 
+WORDS = "overrides.yaml"  # of the command line
 RECORD = ("config.yaml", "metrics.jsonl", "trajectories.jsonl", "summary.json", "ledger.json")  # a run's files
 MOST_BYTES = 1 << 20  # of a file that is read whole, and of a line
 MOST_METRICS = 4 << 30  # bytes of metrics.jsonl: a million learner steps
@@ -317,6 +318,11 @@ def read_words(folder: Path) -> list[str] | None:
     """The words of the command line, for one job; None where they were not kept."""
     path = folder / ".hydra/overrides.yaml"
     return read_yaml(path, list[str]) if os.path.lexists(path) else None
+
+
+def read_own_words(folder: Path) -> list[str]:
+    """The words of the command line that a run itself wrote down."""
+    return read_yaml(folder / WORDS, list[str])
 
 
 def read_hydra(folder: Path) -> dict[str, Any]:

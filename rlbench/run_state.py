@@ -54,7 +54,7 @@ class RunState(NamedTuple):
         Raises:
           ConfigError: it is of another config or version, or beyond the plan's last step.
         """
-        if not plan.checkpoint.keep or not (found := checkpoints.newest()):
+        if not (found := checkpoints.newest()):
             return None
         if found.step > plan.steps:
             raise ConfigError("steps", plan.steps, f"at least {found.step}: the run in this folder has come so far")
@@ -108,6 +108,8 @@ class Saver:
                 policy=policy,
             )
             self._owed, self._last = False, time.monotonic()
+        elif ends:
+            log.warning("there is no checkpoint of step %d, since acting has failed", state.version)
         if ends:
             self.checkpoints.wait()
 
@@ -117,7 +119,8 @@ class Saver:
         learner, policy = by_name(parts, LEARNER), by_name(self.parts.policy(state), POLICY)
         known = {id(array): name for name, array in learner.items()}
         places = {name: known.get(id(array), name) for name, array in policy.items()}
-        return jax.device_get(learner | {name: policy[name] for name in places.values() if name in policy}), places
+        arrays = jax.device_get(learner | {name: policy[name] for name in places.values() if name in policy})
+        return {name: np.array(array) for name, array in arrays.items()}, places  # the next step may take the buffers
 
     def close(self) -> None:
         """Nothing more is written, but what was begun."""

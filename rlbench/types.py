@@ -679,3 +679,6 @@ class Diverged(ArithmeticError):
     def __str__(self) -> str:
         step, metric, value = self.args
         return f"learner step {step}: {metric} is {value}"
+
+
+FAILURES = (Diverged, NotWritten, OutOfMemory, Stalled, TooManyFailures)  # of a run, told in one line

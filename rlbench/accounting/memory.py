@@ -22,16 +22,20 @@ class MemoryMeter(Stateful):
     """
 
     FIRST, EVERY = 4, 64
-    STATE = ("resident", "_peak")
+    STATE = ("resident", "_before")
 
     def __init__(self, device: jax.Device):
         self.device = device
         self.resident = 0  # the most that was seen
         self._counts = bool(device.memory_stats())
-        self._peak = 0
+        self._peak = self._before = 0  # in this process; in an earlier one of the run
         self._calls: dict[int, int] = {}
         self._process = psutil.Process()
         self._lock = threading.Lock()
+
+    def state(self) -> dict[str, Any]:
+        """The peaks so far."""
+        return {"resident": self.resident, "_before": self.peak()}
 
     def observe(self, added: int) -> None:
         """Notes a call that adds so many bytes to what is live."""
@@ -52,7 +56,7 @@ class MemoryMeter(Stateful):
 
     def peak(self) -> int:
         reported = self.device.memory_stats()
-        return reported["peak_bytes_in_use"] if reported else self._peak
+        return max(reported["peak_bytes_in_use"] if reported else self._peak, self._before)
 
 
 def live_bytes(device: jax.Device) -> int:

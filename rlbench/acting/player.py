@@ -17,7 +17,7 @@ from ..accounting.account import Account, Pass
 from ..accounting.memory import tree_bytes
 from ..accounting.timeline import Activity
 from ..checkpoint import Stateful
-from ..devices import CompiledFunction, Devices
+from ..devices import CompiledFunction, Devices, in_memory
 from ..interrupts import Stopped, patiently
 from ..models.tokenizers import PAD
 from ..randomness import words
@@ -125,6 +125,13 @@ class Player:
             devices, sample, (1,), networks=(0,), iterations=[lambda result: result[1].steps], **settings
         )
 
+    def fresh(self, slots: int) -> Slots:
+        """Idle rows."""
+        shapes = jax.eval_shape(partial(idle, self.model, slots, slots=self.limits.episode))
+        with in_memory("idle", Phase.DECODE, shapes):
+            made: Slots = self.idle(slots)
+            return made
+
     def rows(self, rollouts: int, group_size: int) -> Rows:
         """Shapes of a play of so many rollouts, each a multiple of the number of devices."""
         devices = len(self.devices.devices)
@@ -206,7 +213,7 @@ class Play(Stateful):
         self.prompt_at = np.full(capacity // episodes.group_size, -1)  # where each group's prompt was read
         self.read = self.decoded = 0  # token positions computed
         self.shared: Prompts
-        self.slots: Slots = player.kept.pop(slots) if slots in player.kept else player.idle(slots)
+        self.slots: Slots = player.kept.pop(slots) if slots in player.kept else player.fresh(slots)
         if player.limits.turns > 1:  # now, though nobody has answered yet
             player.answers.prepare(self.networks, self.slots, player.key, self._observation([]))
 
@@ -215,7 +222,7 @@ class Play(Stateful):
         return super().state() | {
             "episodes": self.episodes.state(),
             "environment": self.environment.state(),
-            "slots": None if self.drained else self.slots,
+            "slots": None if self.drained and not self.slots.left.any() else self.slots,  # one that was dropped goes on
             "shared": self.shared if len(self.queue) and (self.prompt_at >= 0).any() else None,
         }
 

@@ -11,10 +11,10 @@ from ..hydra_adapter import VERSION_BASE
 from ..models.trained import TrainedPolicy
 from ..plan import Plan, make_plan
 from ..plugins import plain
-from ..records import Unreadable, read_hydra, read_words
+from ..records import Unreadable, read_hydra, read_own_words
 from ..types import ConfigError
 
-ALONE = ("tracker=none", "checkpoint.keep=0")
+ALONE = ("tracker=none", "checkpoint.keep=0", "runner.acting_devices=null", "runner.learning_devices=null")
 
 
 def plan_of(folder: Path, words: Sequence[str]) -> Plan:
@@ -24,7 +24,7 @@ def plan_of(folder: Path, words: Sequence[str]) -> Plan:
       ConfigError: there is no run in the folder, or the words make no plan.
     """
     try:
-        hydra, kept = read_hydra(folder), read_words(folder) or []
+        hydra, kept = read_hydra(folder), read_own_words(folder)
     except Unreadable as error:
         raise ConfigError("folder", folder, f"the folder of a run: {error}") from None
     find_plugins([f"{FLAG}={place}" for place in config_dirs(hydra)])
@@ -32,7 +32,7 @@ def plan_of(folder: Path, words: Sequence[str]) -> Plan:
     mine = [word for word in kept if key_of(word) not in changed]
     with initialize_config_module("rlbench.conf", version_base=VERSION_BASE):
         config = plain(compose(CONFIG, [*mine, *words, *ALONE]))
-    chosen = dict(hydra["hydra"]["runtime"]["choices"]) | dict(word.split("=", 1) for word in words)
+    chosen = dict(hydra["hydra"]["runtime"]["choices"]) | dict(word.split("=", 1) for word in words if "=" in word)
     return make_plan(config, {group: chosen[group] for group in ("algo", "task")}, jax.local_devices()[:1])
 
 

@@ -32,7 +32,7 @@ class Unjudged:
     """A task's bounds, and no verdict."""
 
     def __init__(self, task: Task):
-        self.bounds, self.problem = task.bounds, task.problem
+        self.bounds, self.problem = task.bounds._replace(turns=1), task.problem
 
     def step(self, state: Any, completion: str) -> Step:
         return Step(state, None, 0.0, Status.OPEN, detail="no problem of the task: not judged")

@@ -1,6 +1,8 @@
 """The policy of an earlier run, from its folder."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,12 +92,28 @@ def checkpoint_of(folder: Path, best: bool) -> Checkpoint:
     raise ConfigError("folder", folder, f"the folder of a run with a checkpoint ({reason})")
 
 
+TOKENIZER: ContextVar[Mapping[str, Any] | None] = ContextVar("TOKENIZER", default=None)
+
+
+@contextlib.contextmanager
+def only_of(tokenizer: Mapping[str, Any]) -> Iterator[None]:
+    """A block in which an argument of the type `Trained` has to be a run with this tokenizer, a section of a config."""
+    token = TOKENIZER.set(tokenizer)
+    try:
+        yield
+    finally:
+        TOKENIZER.reset(token)
+
+
 def trained(folder: Any) -> TrainedPolicy:
     if isinstance(folder, TrainedPolicy):
         return folder
     if not isinstance(folder, str):
         raise ValueError("the folder of a run")
-    return TrainedPolicy.of(folder)
+    policy, tokenizer = TrainedPolicy.of(folder), TOKENIZER.get()
+    if tokenizer is not None:
+        policy.expect_tokens(tokenizer, "folder")
+    return policy
 
 
 # A parameter of an algorithm's maker: in its YAML stands the folder of a run.

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from ..discovery import config_dirs, make_importable
 from ..help import is_one_line
 from ..hydra_adapter import JobReturn, JobStatus, error_of, run_composed
-from ..types import ConfigError, Diverged, TooManyFailures
+from ..types import FAILURES, ConfigError
 
 
 class JobFailed(RuntimeError):
@@ -41,7 +41,7 @@ def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
         if is_one_line(error):
             result.return_value = InvalidJob(line(str(error)))
         else:
-            if not isinstance(error, Diverged | TooManyFailures):
+            if not isinstance(error, FAILURES):
                 traceback.print_exception(error)
             result.return_value = JobFailed(line(f"{type(error).__name__}: {error}"))
     return result

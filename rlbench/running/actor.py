@@ -83,10 +83,12 @@ class Weights:
         Raises:
           Stopped: `stop` was set.
         """
+        events = stop, *others
         with self._came:
-            while not self._came.wait_for(lambda: self._newest >= version or any(e.is_set() for e in others), BEAT):
-                if stop.is_set():
-                    raise Stopped
+            while not self._came.wait_for(lambda: self._newest >= version or any(e.is_set() for e in events), BEAT):
+                pass
+        if stop.is_set():
+            raise Stopped
 
     def knock(self) -> None:
         """Has whoever waits look at the events."""
@@ -177,10 +179,11 @@ class Actor:
         waiting = []
         while not self._batches.empty():
             waiting.append(self._batches.get())
-        state = {"batches": waiting, "weights": self.weights.older(), **cycles}
-        self._states.put(Packed.of(state, "actor"))
-        for acted in waiting:
-            self._batches.put(acted)
+        try:
+            self._states.put(Packed.of({"batches": waiting, "weights": self.weights.older(), **cycles}, "actor"))
+        finally:
+            for acted in waiting:
+                self._batches.put(acted)
 
     def close(self) -> None:
         """Ends acting. It is waited for, but after Ctrl-C not for longer than PATIENCE."""
@@ -233,6 +236,7 @@ class Cycles(Stateful):
             )
             if actor.saved:
                 self.restore(actor.saved)
+                actor.saved = None
 
     def to_the_end(self) -> None:
         """Until all batches of the run have formed, and nobody needs the state any more."""
@@ -241,8 +245,6 @@ class Cycles(Stateful):
                 if self.actor.asked.is_set():
                     self.actor.answer(self.state())
                 self._wait()
-                if self.actor.player.stop.is_set():
-                    raise Stopped
                 if self.actor.asked.is_set():
                     continue
                 with self.account.timeline.during(self.account.role, Activity.HOST):
@@ -297,7 +299,7 @@ class Cycles(Stateful):
             version = self.play.newest + 1
         else:
             return
-        actor.weights.wait_for(version, actor.player.stop, actor.asked, actor.player.stop)
+        actor.weights.wait_for(version, actor.player.stop, actor.asked)
 
     def cycle(self) -> None:
         """Takes what is new, plays on for a moment, and forms the batches that are full."""

@@ -4,8 +4,8 @@ One line a cycle of the actor: the version of the newest weights, and the ids of
 Admissions, batches and what is dropped follow from these.
 """
 
+import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from ..checkpoint import open_at
+from ..checkpoint import add, open_at, size_of
 from ..types import ConfigError
 
 NAME = "arrivals.jsonl"
@@ -41,16 +41,16 @@ class Recording:
 
     @property
     def size(self) -> int:
-        """Bytes so far, which are in the file then."""
-        self._file.flush()
-        return os.fstat(self._file.fileno()).st_size
+        """Bytes so far, which are on the disk then."""
+        return size_of(self._file)
 
     def note(self, cycle: Cycle) -> None:
         """Adds a line."""
         self._write({"version": cycle.version, "arrived": spans(cycle.arrived)})
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what could not be written before
+            self._file.close()
 
     def __enter__(self) -> "Recording":
         return self
@@ -59,7 +59,7 @@ class Recording:
         self.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        add(self._file, json.dumps(line, separators=(",", ":")) + "\n")
 
 
 class Replay:

@@ -9,10 +9,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from ..checkpoint import open_at
-from ..types import NotWritten
+from ..checkpoint import add, open_at, size_of
 
 log = logging.getLogger(__name__)
 LINES = ("metrics.jsonl", "trajectories.jsonl")
@@ -33,17 +32,17 @@ class Files:
         self._metrics, self._trajectories = self._open = [open_at(folder / name, sizes[name]) for name in LINES]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of the files of lines."""
-        return {name: os.fstat(file.fileno()).st_size for name, file in zip(LINES, self._open, strict=True)}
+        """Bytes of the files of lines, which are on the disk then."""
+        return {name: size_of(file) for name, file in zip(LINES, self._open, strict=True)}
 
     def begin(self, folder: Path) -> None:
         pass
 
     def log(self, row: dict[str, Any]) -> None:
-        write(self._metrics, strict_json(row) + "\n")
+        add(self._metrics, strict_json(row) + "\n")
 
     def trajectories(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        write(self._trajectories, "".join(strict_json({"step": step} | row) + "\n" for row in rows))
+        add(self._trajectories, "".join(strict_json({"step": step} | row) + "\n" for row in rows))
 
     def note(self, text: str) -> None:
         pass
@@ -63,19 +62,6 @@ class Files:
             os.replace(draft, self.folder / name)
         except OSError as error:  # whatever ended the run is to be heard of, not this
             log.error("%s cannot be written: %s", self.folder / name, error.strerror)
-
-
-def write(file: TextIO, text: str) -> None:
-    """Adds a text to a file of lines.
-
-    Raises:
-      NotWritten: the system does not take it.
-    """
-    try:
-        file.write(text)
-        file.flush()
-    except OSError as error:
-        raise NotWritten(f"{file.name} cannot be written: {error.strerror}") from error
 
 
 def strict_json(content: Any, indent: int | None = None) -> str:

@@ -17,6 +17,7 @@ from rlbench.checkpoint import folders, intact
 from tests.cli.test_cli import TINY, command, settings, wait_for
 
 WORDS = [*TINY, "warm_start.steps=150", "steps=500", "checkpoint.keep=2", "checkpoint.every=40", "evaluation.every=60"]
+SLOW = ["verifier.delay_seconds=0.03", "evaluation.every=1000", "steps=60"]  # two seconds at least
 CHUNKS = ["acting.chunk=1", "acting.slots=4"]  # so that completions are under way at most moments
 
 
@@ -116,6 +117,26 @@ def test_an_asynchronous_run_can_be_killed_at_any_moment(cache, tmp_path, runner
         same(folder, tmp_path / "recorded", totals)
 
 
+def test_a_sweep_goes_on_with_the_run_that_was_killed(cache, tmp_path):
+    """With the same command and its folder."""
+    words = ["-m", *WORDS, "seed=0,1", *SLOW, "checkpoint.every=5", "hydra.sweep.dir=sweep"]
+    sweep = subprocess.Popen(
+        command(cache, *words), **settings(tmp_path), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_for(lambda: [*tmp_path.glob("sweep/*/checkpoints/step-*")])
+    finally:
+        os.killpg(sweep.pid, signal.SIGKILL)
+        sweep.wait()
+    done = subprocess.run(command(cache, *words), **settings(tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    both = sorted(path.parent for path in tmp_path.glob("sweep/*/summary.json"))
+    assert len(both) == 2
+    for folder in both:
+        assert [row["step"] for row in lines(folder)] == [*range(61)]
+    assert "the run goes on from step" in (both[0] / "rlbench.log").read_text()
+
+
 def test_a_terminated_run_ends_its_step_and_goes_on(cache, tmp_path):
     """SIGTERM is what a machine sends that is wanted for something else. The command is printed."""
     words = ["steps=100000", "checkpoint.every=null", "evaluation.every=100000"]
@@ -141,7 +162,7 @@ def test_a_terminated_run_ends_its_step_and_goes_on(cache, tmp_path):
 def test_another_config_in_the_folder_of_a_run_is_one_line_and_touches_nothing(cache, tmp_path):
     words = ["steps=2", "warm_start.steps=0"]
     whole(cache, tmp_path, "run", *words)
-    names = ("config.yaml", "metrics.jsonl", "trajectories.jsonl", "summary.json", "ledger.json")
+    names = ("config.yaml", "overrides.yaml", "metrics.jsonl", "trajectories.jsonl", "summary.json", "ledger.json")
     before = {path: path.read_bytes() for path in (tmp_path / "run" / name for name in names)}
     run = start(cache, tmp_path, "run", *words, "seed=1")
     text, _ = run.communicate()
@@ -155,9 +176,6 @@ def filled(run, metrics, beyond):
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 3)
     size = metrics.stat().st_size + beyond
     resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (size, size))
-
-
-SLOW = ["verifier.delay_seconds=0.03", "evaluation.every=1000", "steps=60"]  # two seconds at least
 
 
 def test_a_disk_that_is_full_ends_the_run_in_one_line_and_the_run_goes_on_when_there_is_room(cache, tmp_path):

@@ -118,6 +118,26 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert checkpoints(tmp_path).newest().step == 5
 
 
+def test_a_damaged_one_is_not_kept_for_its_number(tmp_path):
+    """After a run went on from an earlier one, which then has the newest that is of use."""
+    _, last = written(tmp_path, 4, 6)
+    damage(last, ("rest.pickle", "altered"))
+    again = checkpoints(tmp_path, keep=1)
+    assert again.newest().step == 4
+    again.save(5, ARRAYS, b"")
+    again.close()
+    assert [path.name for path in folders(again.folder)] == ["step-000005"]
+
+
+def test_arrays_without_a_number_come_back(tmp_path):
+    tree = {"w": np.ones(2, np.float32), "none": np.zeros((0, 3), np.float32)}
+    made = checkpoints(tmp_path)
+    made.save(1, by_name(tree, "learner"), b"")
+    made.close()
+    back = refilled(tree, checkpoints(tmp_path).newest().arrays(), "learner")
+    assert back["none"].shape == (0, 3) and back["w"].tolist() == [1, 1]
+
+
 def test_a_disk_that_is_full_costs_a_checkpoint_and_nothing_else(tmp_path, caplog, monkeypatch):
     written(tmp_path, 5)
 

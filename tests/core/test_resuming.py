@@ -9,6 +9,7 @@ from rlbench.checkpoint import folders, intact, locked
 from rlbench.experiment import run
 from rlbench.types import ConfigError
 from tests.core.test_asynchrony import TIMES, TOTALS, Late, Paid
+from tests.fakes import TwoTurns, limits_of
 
 EVERY = "checkpoint.keep=2", "checkpoint.every=2", "evaluation.every=3", "warm_start.steps=0"
 
@@ -76,8 +77,9 @@ def resumed(make, folder, *crashes):
         ("ppo", "arithmetic", ["batch.minibatches=2", "batch.epochs=2", "optimizer=muon"]),
         ("expert_iteration", "arithmetic", []),
         ("grpo", "code", ["acting.slots=8"]),
+        ("grpo", "arithmetic", ["max_flops=7.5e6", "steps=9"]),
     ],
-    ids=["grpo", "ppo with muon", "a filter", "programs"],
+    ids=["grpo", "ppo with muon", "a filter", "programs", "a budget of operations"],
 )
 def test_a_synchronous_run_ends_with_the_same_bits_and_the_same_lines(plan_of, tmp_path, algo, task, words):
     def make():
@@ -96,6 +98,50 @@ def test_a_synchronous_run_ends_with_the_same_bits_and_the_same_lines(plan_of, t
     lost = json.loads((tmp_path / "parts/ledger.json").read_text())["lost_to_crash"]
     assert lost["crashes"] == 3 and lost["learner_steps"] == 1 + 1 + 1 and lost["seconds"] > 0 and lost["flops"] > 0
     assert lost["rollouts"] >= 3 * 16
+
+
+def test_four_devices_go_on_as_one_does(plan_of, tmp_path):
+    def make():
+        plan = plan_of("grpo", *EVERY, "steps=5", "evaluation.samples=3", "batch.rollouts=32", devices=4)
+        return plan._replace(task=Paid(plan.task))
+
+    (tmp_path / "whole").mkdir()
+    run(make(), tmp_path / "whole")
+    resumed(make, tmp_path / "parts", 3)
+    chex.assert_trees_all_equal(params(tmp_path / "parts"), params(tmp_path / "whole"))
+    assert lines(tmp_path / "parts") == lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_several_turns_are_taken_up_where_they_were(plan_of, tmp_path, devices):
+    """Rows that wait for an answer keep what they have read."""
+    words = [
+        "runner=inflight",
+        *EVERY,
+        "steps=7",
+        "acting.chunk=1",
+        "acting.slots=8",
+        "evaluation.samples=3",
+        "batch.rollouts=32",
+    ]
+
+    def make(*more):
+        plan = plan_of("grpo", *words, *more, devices=devices)
+        return plan._replace(task=TwoTurns(), limits=limits_of(TwoTurns(), completion=4))
+
+    (tmp_path / "recorded").mkdir()
+    run(make(), tmp_path / "recorded")
+    replay = f"runner.replay={tmp_path}/recorded/arrivals.jsonl"
+    resumed(lambda: make(replay), tmp_path / "parts", 3, 6)
+    chex.assert_trees_all_equal(params(tmp_path / "parts"), params(tmp_path / "recorded"))
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "recorded")
+
+
+def test_one_is_due_after_so_many_seconds(plan_of, tmp_path):
+    plan = plan_of("grpo", *EVERY, "checkpoint.every=null", "checkpoint.seconds=0.2", "steps=8", "runner=async")
+    with pytest.raises(Crash):
+        run(plan._replace(task=Late(plan.task, 0.3), trackers=[Crashing(8)]), tmp_path)
+    assert folders(tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("runner", ["async", "inflight", "inflight runner.recompute_cache=true"])
@@ -166,6 +212,13 @@ def test_another_config_is_refused_before_anything_is_touched(plan_of, tmp_path)
     with pytest.raises(ConfigError, match=r"^seed=1: as in the run that .* is of: 0; or give this run another folder$"):
         run(plan_of("grpo", *EVERY, "seed=1"), tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == before
+
+
+def test_without_checkpoints_a_run_still_goes_on_from_the_last(plan_of, tmp_path):
+    run(plan_of("grpo", *EVERY, "steps=2"), tmp_path)
+    summary = run(plan_of("grpo", *EVERY, "steps=3", "checkpoint.keep=0"), tmp_path)
+    assert summary["learner_steps"] == 3 and [row["step"] for row in lines(tmp_path)] == [0, 1, 2, 3]
+    assert [path.name for path in folders(tmp_path / "checkpoints")] == ["step-000002"]
 
 
 def test_a_second_process_is_refused(plan_of, tmp_path):

@@ -114,7 +114,7 @@ def test_an_asynchronous_run_can_be_killed_at_any_moment(cache, tmp_path, runner
     words = [f"runner={runner}", *CHUNKS]
     seconds = whole(cache, tmp_path, "recorded", *words)
     words.append(f"runner.replay={tmp_path}/recorded/arrivals.jsonl")
-    for folder in killed(cache, tmp_path, "killed", 8, seconds, *words):
+    for folder in killed(cache, tmp_path, "killed", 20, seconds, *words):
         totals = ["^rollouts", "^tokens", "^flops", "^useful_flops", "^queue/", "^verification/", "^dropped"]
         same(folder, tmp_path / "recorded", totals)
 

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .accounting.account import Account
 from .accounting.flops import Work, count, networks_of
+from .accounting.memory import MemoryMeter
 from .accounting.timeline import Activity
 from .interrupts import patiently
 from .types import Array, OutOfMemory, Phase
@@ -122,17 +123,23 @@ class Devices:
 
     Args:
       devices: by default all local ones.
-      observe: told of every call of a program: the bytes that it adds to what is live while it runs.
+      memory: told of every array that comes there, and of every call of a program.
+      programs: those of other runs of the process that came here with the same config, by what they are for.
     """
 
     def __init__(
-        self, devices: Sequence[jax.Device] | None = None, observe: Callable[[int], None] = lambda added: None
+        self,
+        devices: Sequence[jax.Device] | None = None,
+        memory: MemoryMeter | None = None,
+        programs: dict[Any, "Programs"] | None = None,
     ):
         self.devices = list(devices or jax.local_devices())
+        self.memory = memory or MemoryMeter(self.devices[0])
+        self._programs = {} if programs is None else programs
+        self._claimed: set[Any] = set()
         self.mesh = jax.make_mesh((len(self.devices),), (DATA,), (AxisType.Auto,), devices=self.devices)
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.rows = NamedSharding(self.mesh, PartitionSpec(DATA))
-        self.observe = observe
         self._dispatch = threading.Lock()
         # A program that copies its arguments takes them to a device in a fifth of the time of device_put.
         self._taken = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self.rows)
@@ -140,8 +147,8 @@ class Devices:
     def shard(self, tree: Any) -> Any:
         """Puts arrays [B, ...] on the devices, row by row."""
         if len(self.devices) == 1 and all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree)):
-            return self._taken(tree)
-        return jax.device_put(tree, self.rows)
+            return self.memory.note(self._taken(tree))
+        return self.memory.note(jax.device_put(tree, self.rows))
 
     def handed(self, tree: Any) -> Any:
         """Arrays [B, ...] of the host for one call of a program, which takes them to a single device faster itself."""
@@ -149,12 +156,20 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Puts a copy of every array on each device."""
-        return jax.device_put(tree, self.everywhere)
+        return self.memory.note(jax.device_put(tree, self.everywhere))
 
     def received(self, tree: Any) -> Any:
         """Replicated arrays of other devices, copied to these; as they are where they are here."""
         here = set(self.devices)
         return tree if all(x.sharding.device_set == here for x in jax.tree.leaves(tree)) else self.replicate(tree)
+
+    def programs(self, function: Callable[..., Any], *use: Any) -> "Programs":
+        """Programs of a function, put to some use. Other runs share them; a run that asks twice gets its own."""
+        key = function.__module__, function.__qualname__, *use
+        if key in self._claimed:
+            return Programs()
+        self._claimed.add(key)
+        return self._programs.setdefault(key, Programs())
 
     def run(self, executable: Callable[..., Any], arguments: Sequence[Any], added: int) -> Any:
         """Dispatches a compiled program.
@@ -167,8 +182,8 @@ class Devices:
 
     def _run(self, executable: Callable[..., Any], arguments: Sequence[Any], added: int) -> Any:
         with self._dispatch:
-            self.observe(added)
-            result = executable(*arguments)
+            self.memory.observe(added)
+            result = self.memory.note(executable(*arguments))
             if len(self.devices) > 1 and self.devices[0].platform == "cpu":
                 jax.block_until_ready(result)
             return result
@@ -203,7 +218,16 @@ class Executable(NamedTuple):
 
     executable: Any
     added: int  # bytes that a call adds to what is live
+    temporaries: int  # of them, those that are no results
     work: Work
+
+
+class Programs:
+    """Programs of one function, by the shapes of its arguments."""
+
+    def __init__(self) -> None:
+        self.executables: dict[Any, Executable] = {}
+        self.compiling = threading.Lock()
 
 
 class CompiledFunction:
@@ -236,27 +260,27 @@ class CompiledFunction:
         self.networks, self.phase, self.iterations = networks, phase, iterations
         self.account = account or Account()
         self._jitted = jax.jit(function, donate_argnums=donate)
-        self._executables: dict[Any, Executable] = {}
-        self._compiling = threading.Lock()
+        self._programs = devices.programs(function, phase, donate, networks)
+        self._known: dict[Any, Executable] = {}  # to the account
 
     @property
     def compilations(self) -> int:
-        """Number of compilations so far."""
-        return len(self._executables)
+        """Number of programs so far."""
+        return len(self._known)
 
     def prepare(self, *arguments: Any) -> Executable:
         """The program for arguments of such shapes, compiled if it was not yet."""
         bucket = self._bucket(arguments)
-        if bucket not in self._executables:
+        if bucket not in self._known:
             with self.account.during(Activity.COMPILING):
                 self._compile_once(bucket, arguments)
-        return self._executables[bucket]
+        return self._known[bucket]
 
     def prepare_aside(self, *arguments: Any) -> Executable:
         """The same, from a thread that has no account: whoever needs the program meanwhile waits for it."""
         bucket = self._bucket(arguments)
         self._compile_once(bucket, arguments)
-        return self._executables[bucket]
+        return self._known[bucket]
 
     def _bucket(self, arguments: Sequence[Any]) -> Any:
         """The structure of all, and the shapes of all but the networks, which keep theirs."""
@@ -265,9 +289,12 @@ class CompiledFunction:
         return jax.tree.structure(arguments), *shapes
 
     def _compile_once(self, bucket: Any, arguments: Sequence[Any]) -> None:
-        with self._compiling:
-            if bucket not in self._executables:
-                self._executables[bucket] = self._compile(arguments)
+        with self._programs.compiling:
+            if bucket not in self._programs.executables:
+                self._programs.executables[bucket] = self._compile(arguments)
+            if bucket not in self._known:
+                program = self._known[bucket] = self._programs.executables[bucket]
+                self.account.compiled(self.name, program.work, program.temporaries)
 
     def __call__(self, *arguments: Any) -> Any:
         program = self.prepare(*arguments)
@@ -289,9 +316,8 @@ class CompiledFunction:
         with in_memory(self.name, self.phase, arguments):
             executable = patiently(traced.lower().compile)
         memory: Any = executable.memory_analysis()
-        self.account.compiled(self.name, work, memory.temp_size_in_bytes)
         added = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return Executable(executable, added, work)
+        return Executable(executable, added, memory.temp_size_in_bytes, work)
 
 
 def share_of(x: Any) -> Any:

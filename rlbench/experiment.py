@@ -10,6 +10,7 @@ from typing import Any
 from . import crashes
 from .accounting.ledger import Ledger
 from .accounting.peaks import Impossible, reached
+from .accounting.shared import Shared
 from .checkpoint import Checkpoints, locked
 from .contract.task import opened
 from .devices import keep_compilations, keep_freed_memory
@@ -29,7 +30,9 @@ from .types import LearnerState
 log = logging.getLogger(__name__)
 
 
-def run(plan: Plan, folder: Path, texts: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run(
+    plan: Plan, folder: Path, texts: Mapping[str, str] | None = None, shared: Shared | None = None
+) -> dict[str, Any]:
     """Runs a plan, or goes on with it where its folder has a checkpoint. Returns its summary.
 
     That is also in folder/summary.json, beside the ledger. A run that fails or is interrupted raises, after its summary
@@ -37,6 +40,7 @@ def run(plan: Plan, folder: Path, texts: Mapping[str, str] | None = None) -> dic
 
     Args:
       texts: of files that say what run it is, by name. They are written once the folder is known to be this run's.
+      shared: with other runs of the process.
 
     Raises:
       ConfigError: the folder's checkpoint is of another config, or another process runs there.
@@ -46,7 +50,7 @@ def run(plan: Plan, folder: Path, texts: Mapping[str, str] | None = None) -> dic
     keep_compilations(plan.cache / "compilations")
     keep_freed_memory()
     with locked(folder), UNINTERRUPTED.installed(), contextlib.closing(plan.verifier), opened(plan.task):
-        experiment = Experiment(plan, folder)
+        experiment = Experiment(plan, folder, shared)
         for name, text in (texts or {}).items():
             (folder / name).write_text(text)
         try:
@@ -63,8 +67,8 @@ def run(plan: Plan, folder: Path, texts: Mapping[str, str] | None = None) -> dic
 class Experiment:
     """State of a run while it runs, and what is done when something happens."""
 
-    def __init__(self, plan: Plan, folder: Path):
-        self.plan, self.folder, self.parts = plan, folder, Parts(plan)
+    def __init__(self, plan: Plan, folder: Path, shared: Shared | None = None):
+        self.plan, self.folder, self.shared, self.parts = plan, folder, shared, Parts(plan, shared)
         asked = plan.evaluation.problems
         self.problems = distinct_problems(plan.task, "heldout", asked)
         if (have := len(self.problems)) < asked:
@@ -95,6 +99,8 @@ class Experiment:
             if not saved:
                 self._report(ledger, {})
             del saved
+            if self.shared:
+                self.shared.ready(*parts.room(self.buffers))
             events = train(actor, parts.learner, self.state, parts.behaviour, parts.timeline)
             over = self._over(ledger)
             while not over and (event := next(events, None)):
@@ -109,7 +115,7 @@ class Experiment:
 
     def _begun(self) -> Ledger:
         """Begins the run."""
-        start = common_start(self.plan, self.recorder.note)
+        start = common_start(self.plan, self.recorder.note, self.shared)
         self.recorder.started(start)
         self.state = self.parts.begin(start.params)
         self.parts.prepare_learner(self.state)
@@ -165,9 +171,9 @@ class Experiment:
         """A line of metrics for the step just taken, with an evaluation where one is due."""
         step, settings, evaluator = self.state.version, self.plan.evaluation, self.parts.evaluator
         if step % settings.every == 0 or step == self.plan.steps or self._over(ledger):
-            began, compiling = time.perf_counter(), self.recorder.compiling()
+            began, compiling, queued = time.perf_counter(), self.recorder.compiling(), self.recorder.queued()
             measured = evaluate(settings, self.problems, evaluator, self.parts.policy(self.state), step)
-            took = time.perf_counter() - began
+            took = time.perf_counter() - began - (self.recorder.queued() - queued)
             ledger.evaluated(evaluator.account.take(), took)
             self.recorder.evaluated(step, measured, took, self.recorder.compiling() - compiling)
             row = row | measured.metrics

@@ -6,12 +6,16 @@ out 1.4 and what follows: to move that bound is to check what is here.
 
 import contextlib
 import copy
+import logging
+import os
 import re
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from logging.config import DictConfigurator
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
@@ -23,11 +27,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.plugin import Plugin
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 __all__ = [
     "VERSION_BASE",
@@ -44,6 +49,7 @@ __all__ = [
     "compose_job",
     "error_of",
     "failure",
+    "file_logs",
     "filter_overrides",
     "group_options",
     "import_plugins",
@@ -52,6 +58,7 @@ __all__ = [
     "raised_by_hydra",
     "register",
     "register_for_multirun",
+    "run_beside",
     "run_composed",
     "set_up_multirun",
     "unknown_key",
@@ -150,8 +157,12 @@ def as_in_its_job(config: DictConfig) -> Iterator[DictConfig]:
         instance.cfg = before
 
 
-def run_composed(task_function: TaskFunction, config: DictConfig) -> JobReturn:
-    """Runs a job of a multirun in this process, which need not be the one that composed its config."""
+def run_composed(task_function: TaskFunction, config: DictConfig, *, beside: bool = False) -> JobReturn:
+    """Runs a job of a multirun in this process, which need not be the one that composed its config.
+
+    Args:
+      beside: other jobs, each on its thread, in a process that was made ready with `run_beside`.
+    """
     version.setbase(VERSION_BASE)
     setup_globals()
     return run_job(
@@ -159,11 +170,74 @@ def run_composed(task_function: TaskFunction, config: DictConfig) -> JobReturn:
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
+        configure_logging=not beside,
         hydra_context=HydraContext(
             config_loader=cast(ConfigLoader, None),  # it is composed
             callbacks=Callbacks(config),
         ),
     )
+
+
+class ConfigOfThread(HydraConfig):
+    """The config of the job that this thread runs."""
+
+    def __init__(self) -> None:
+        self._of = threading.local()
+
+    @property  # type: ignore[override]
+    def cfg(self) -> DictConfig | None:
+        return getattr(self._of, "cfg", None)
+
+    @cfg.setter
+    def cfg(self, config: DictConfig | None) -> None:
+        self._of.cfg = config
+
+
+def run_beside(config: DictConfig) -> None:
+    """Makes this process ready for jobs that run beside each other and have this one's logging and environment.
+
+    What goes to files is not logged yet: see `file_logs`.
+    """
+    setup_globals()
+    Singleton._instances[HydraConfig] = ConfigOfThread()  # type: ignore[assignment]
+    with as_in_its_job(config) as job:
+        os.environ.update(OmegaConf.to_container(job.hydra.job.env_set))  # type: ignore[arg-type]
+    logging_config: Any = OmegaConf.to_container(config.hydra.job_logging, resolve=False)
+    files = {name for name, handler in logging_config["handlers"].items() if "filename" in handler}
+    for name in files:
+        del logging_config["handlers"][name]
+    for logger in [logging_config["root"], *logging_config.get("loggers", {}).values()]:
+        logger["handlers"] = [name for name in logger.get("handlers", []) if name not in files]
+    for formatter in logging_config["formatters"].values():
+        formatter["format"] = formatter["format"].replace("[%(name)s]", "[%(threadName)s][%(name)s]")
+    configure_log(OmegaConf.create(logging_config), config.hydra.verbose)
+
+
+@contextlib.contextmanager
+def file_logs(mine: Callable[[str], bool]) -> Iterator[None]:
+    """A block of a job beside others, in which what its threads log goes to its files.
+
+    Args:
+      mine: of a thread's name, whether it is the job's.
+    """
+    settings: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    configurator: Any = DictConfigurator(settings)
+    parts = configurator.config
+    for name, formatter in parts.get("formatters", {}).items():
+        parts["formatters"][name] = configurator.configure_formatter(formatter)
+    root = logging.getLogger()
+    handlers = []
+    for name in parts["root"].get("handlers", []):
+        if "filename" in parts["handlers"][name]:
+            handlers.append(configurator.configure_handler(parts["handlers"][name]))
+            handlers[-1].addFilter(lambda record: mine(record.threadName))
+            root.addHandler(handlers[-1])
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def failure(overrides: Sequence[str], error: Exception) -> JobReturn:

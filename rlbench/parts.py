@@ -12,8 +12,9 @@ import numpy as np
 from .accounting.account import Account
 from .accounting.flops import network_of
 from .accounting.ledger import Ledger
-from .accounting.memory import MemoryMeter, network_bytes, prices, tree_bytes
+from .accounting.memory import MemoryMeter, free_bytes, network_bytes, prices, tree_bytes
 from .accounting.peaks import peak_of
+from .accounting.shared import Shared
 from .accounting.timeline import Activity, Timeline
 from .acting.player import Player
 from .acting.slots import Sampling
@@ -36,17 +37,26 @@ LEARNER = "learner"  # begins the names of the learner's arrays in a checkpoint
 
 
 class Parts:
-    """Everything that works in a run; nothing is compiled yet."""
+    """Everything that works in a run; nothing is compiled yet.
 
-    def __init__(self, plan: Plan):
+    Args:
+      shared: with other runs of the process.
+    """
+
+    def __init__(self, plan: Plan, shared: Shared | None = None):
         self.plan = plan
-        self.memory, self.timeline = MemoryMeter(plan.devices[0]), Timeline()
+        self.memory, self.timeline = MemoryMeter(plan.devices[0], shared), Timeline()
         self.acting_devices, self.learning_devices = (
-            Devices(devices, self.memory.observe) for devices in (plan.acting_devices, plan.learning_devices)
+            Devices(devices, self.memory, shared.programs(role) if shared else None)
+            for role, devices in (("actor", plan.acting_devices), ("learner", plan.learning_devices))
         )
-        self.actor_account, self.learner_account = Account(self.timeline, "actor"), Account(self.timeline, "learner")
-        evaluation, behaviour = (Account(self.timeline, "learner", Activity.EVALUATING) for _ in range(2))
+        self.actor_account = Account(self.timeline, "actor", shared=shared)
+        self.learner_account = Account(self.timeline, "learner", shared=shared)
+        evaluation, behaviour = (
+            Account(self.timeline, "learner", Activity.EVALUATING, shared=shared) for _ in range(2)
+        )
         acting, evaluating, self.init_key = jax.random.split(key_of(plan.seed), 3)
+        self._compiler: threading.Thread | None = None  # of the learner's programs
         self.stop = threading.Event()  # set when no more batches are wanted
         about = plan.model, plan.task, plan.tokenizer, plan.limits
         rest = plan.verifier, plan.acting
@@ -119,9 +129,9 @@ class Parts:
             with contextlib.suppress(Exception):
                 self.learner.prepare_aside(state, batch, prompts)
 
-        thread = threading.Thread(target=compile_programs, name="compiler", daemon=True)
-        LEFT.append(thread)
-        thread.start()
+        self._compiler = threading.Thread(target=compile_programs, name="compiler", daemon=True)
+        LEFT.append(self._compiler)
+        self._compiler.start()
 
     @property
     def accounts(self) -> dict[str, Account]:
@@ -185,6 +195,23 @@ class Parts:
             actor.start()
             yield actor
 
+    def room(self, buffers: int) -> tuple[int, int, int]:
+        """Bytes that the run takes, those of its largest program's temporaries, and those that are left beside it.
+
+        For a run among others, once all but acting has been done once.
+
+        Args:
+          buffers: as of `buffer_bytes`.
+        """
+        if self._compiler:
+            self._compiler.join()
+        plan = self.plan
+        rows = self.player.cache_bytes(plan.rollouts, plan.algorithm.group_size) // len(plan.acting_devices)
+        sizes = [size for account in self.accounts.values() for size in dict(account.temporaries).values()]
+        batch = rows + buffers // len(plan.learning_devices)
+        free = free_bytes(plan.devices[0])
+        return self.memory.own() + batch, max(sizes, default=0), max(free - batch, 0)
+
     def buffer_bytes(self, state: LearnerState) -> int:
         """Bytes of the longest rows of a batch and of their scores, on all devices together."""
         batch = shapes(self.plan.rollouts, self.plan.limits.episode)
@@ -213,6 +240,7 @@ class Parts:
             },
             "price": prices(components, sampler),
             "device_peak": self.memory.peak(),
+            "process_peak": self.memory.process_peak(),
             "device_peak_source": self.memory.source,
             "resident_peak": self.memory.resident,
         }

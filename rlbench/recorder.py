@@ -180,6 +180,10 @@ class Recorder(Stateful):
         """Seconds of the run in which its devices waited for compilation."""
         return self.timeline.seconds()["devices"][DeviceState.COMPILATION]
 
+    def queued(self) -> float:
+        """Seconds of the run in which its devices worked for other runs of the process."""
+        return self.timeline.seconds()["devices"][DeviceState.QUEUE]
+
     def gain(self) -> Gain | None:
         """The gain of the run so far; None where that was not measured."""
         first, last = self.summary["accuracy_before"], self.summary["accuracy_after"]

@@ -123,6 +123,7 @@ class Memory(TypedDict):
     temporaries: dict[str, Natural]
     price: dict[str, NetworkPrice]
     device_peak: Natural
+    process_peak: Natural
     resident_peak: Natural
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 
 from .accounting.account import Account
+from .accounting.memory import MemoryMeter
+from .accounting.shared import Shared
 from .accounting.timeline import Activity
 from .acting.player import Player
 from .acting.slots import Sampling
@@ -29,11 +31,12 @@ class Start(NamedTuple):
     seconds: float  # without compilation
 
 
-def common_start(plan: Plan, note: Callable[[str], None]) -> Start:
+def common_start(plan: Plan, note: Callable[[str], None], shared: Shared | None = None) -> Start:
     """The warm start of a plan, or the policy of the run that it starts from.
 
     Args:
       note: told of its progress.
+      shared: with other runs of the process.
     """
     if plan.start_from:
         return Start(plan.start_from.params, NO_COST, 0.0, 0.0)
@@ -46,7 +49,9 @@ def common_start(plan: Plan, note: Callable[[str], None]) -> Start:
 
     def make() -> tuple[Params, Cost]:
         nonlocal compiling, seconds
-        devices, account = Devices(plan.devices), Account()  # of its own: they are no part of the run's
+        memory = MemoryMeter(plan.devices[0], shared)
+        devices = Devices(plan.devices, memory, shared.programs("warm start") if shared else None)
+        account = Account(shared=shared)  # of its own: it is no part of the run's
         single = UpdateConfig(1, 1, plan.update_config.microbatch_tokens)
         algorithm, optimizer = sft(plan.model), plan.warm_start_optimizer
         learner = Learner(algorithm, optimizer, single, devices, seed=settings.seed, donate=True, account=account)

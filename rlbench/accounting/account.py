@@ -2,13 +2,14 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..checkpoint import Stateful
 from .flops import Flops, Work
+from .shared import Shared
 from .timeline import Activity, Timeline
 
 
@@ -73,14 +74,19 @@ class Account(Stateful):
       timeline: where the thread's states are added up; by default nowhere that is looked at.
       role: the thread's name there.
       computing: what it is called there that its programs run.
+      shared: by runs of one process, which compute in turn.
     """
 
     STATE = ("temporaries", "uncounted", "_runs", "_passes", "_verification")
 
     def __init__(
-        self, timeline: Timeline | None = None, role: str = "learner", computing: Activity = Activity.COMPUTING
+        self,
+        timeline: Timeline | None = None,
+        role: str = "learner",
+        computing: Activity = Activity.COMPUTING,
+        shared: Shared | None = None,
     ):
-        self.timeline, self.role, self.computing = timeline or Timeline(), role, computing
+        self.timeline, self.role, self.computing, self.shared = timeline or Timeline(), role, computing, shared
         self.temporaries: dict[str, int] = {}  # bytes of each compiled program, the most of its shapes
         self.uncounted: set[str] = set()
         self._runs: list[tuple[Work, Sequence[Any]]] = []
@@ -88,8 +94,19 @@ class Account(Stateful):
         self._verification = NOTHING
 
     def during(self, doing: Activity) -> contextlib.AbstractContextManager[None]:
-        """The thread does this within the block."""
-        return self.timeline.during(self.role, self.computing if doing == Activity.COMPUTING else doing)
+        """The thread does this within the block; computing waits for its turn."""
+        if doing == Activity.COMPUTING:
+            return self._computing() if self.shared else self.timeline.during(self.role, self.computing)
+        return self.timeline.during(self.role, doing)
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        assert self.shared
+        with (
+            self.shared.turns.taken(lambda: self.timeline.during(self.role, Activity.QUEUEING)),
+            self.timeline.during(self.role, self.computing),
+        ):
+            yield
 
     def compiled(self, name: str, work: Work, temporaries: int) -> None:
         """A program was compiled, which needs so many bytes beside its arguments and results."""

@@ -330,13 +330,15 @@ class Ledger(Stateful):
         check(counts, seconds, wall)
         executed, useful, rollouts, tokens = (counts[name] for name in ("executed", "useful", "rollouts", "tokens"))
         judged, evaluation = self.totals.verification, self.totals.evaluation_seconds
-        busy = sum(value for state, value in seconds["devices"].items() if state not in IDLE)
+        own = wall - seconds["devices"][DeviceState.QUEUE]  # seconds in which no other run of the process computed
+        away = IDLE | {DeviceState.QUEUE}
+        busy = sum(value for state, value in seconds["devices"].items() if state not in away)
         # The seconds of the warm start are not the run's, so its operations are left out of rates.
         done, needed = (count["total"] - count["by_phase"].get(Phase.WARM_START, 0.0) for count in (executed, useful))
-        rates = {"executed": done / wall, "executed_while_busy": ratio(done, busy) or 0.0, "useful": needed / wall}
+        rates = {"executed": done / own, "executed_while_busy": ratio(done, busy) or 0.0, "useful": needed / own}
         price = {
             "flops": done - executed["by_phase"].get(Phase.EVALUATION, 0.0),
-            "seconds": wall - evaluation,
+            "seconds": own - evaluation,
             "rollouts": rollouts["generated"],
             "verification_cpu_seconds": judged.cpu_seconds,
         }
@@ -362,8 +364,8 @@ class Ledger(Stateful):
             "time": {
                 "wall": wall,
                 "evaluation": evaluation,
-                "idle": wall - busy,
-                "idle_fraction": (wall - busy) / wall,
+                "idle": own - busy,
+                "idle_fraction": (own - busy) / own,
                 **seconds,
             },
             "lost_to_crash": self.lost._asdict(),

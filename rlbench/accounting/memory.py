@@ -1,8 +1,12 @@
 """Memory: what lies on a device, what the process holds, and what each component takes."""
 
+import contextlib
 import math
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +14,7 @@ import psutil
 
 from ..checkpoint import Stateful
 from ..types import LearnerState
+from .shared import Shared
 
 
 class MemoryMeter(Stateful):
@@ -19,15 +24,20 @@ class MemoryMeter(Stateful):
     called, plus what the compiled program adds while it runs, from its memory analysis. Programs of
     two threads that overlap are not added up. Shapes repeat from step to step, so that after a
     program's first calls only every 64th is looked at; the resident set is sampled then, too.
+
+    Args:
+      shared: by runs of one process. Then no device can tell whose its bytes are, and the run's own arrays are
+        counted, of which it has to `note` all.
     """
 
     FIRST, EVERY = 4, 64
     STATE = ("resident", "_before")
 
-    def __init__(self, device: jax.Device):
-        self.device = device
+    def __init__(self, device: jax.Device, shared: Shared | None = None):
+        self.device, self._shared = device, shared
         self.resident = 0  # the most that was seen
-        self._counts = bool(device.memory_stats())
+        self._counts = bool(device.memory_stats()) and not shared
+        self._own: dict[int, weakref.ref[jax.Array]] = {}
         self._peak = self._before = 0  # in this process; in an earlier one of the run
         self._calls: dict[int, int] = {}
         self._process = psutil.Process()
@@ -44,7 +54,28 @@ class MemoryMeter(Stateful):
             if call <= self.FIRST or call % self.EVERY == 0:
                 self.resident = max(self.resident, self.resident_now())
                 if not self._counts:
-                    self._peak = max(self._peak, live_bytes(self.device) + added)
+                    own = self.own() if self._shared else live_bytes(self.device)
+                    self._peak = max(self._peak, own + added)
+                if self._shared:
+                    everybody = live_bytes(self.device) + added
+                    self._shared.peak = max(self._shared.peak, everybody)
+
+    def note(self, tree: Any) -> Any:
+        """The same tree, whose arrays are the run's."""
+        if self._shared:
+            for leaf in jax.tree.leaves(tree):
+                self._own[id(leaf)] = weakref.ref(leaf, partial(self._gone, id(leaf)))
+        return tree
+
+    def _gone(self, own: int, _: Any) -> None:
+        self._own.pop(own, None)
+
+    def _noted(self) -> list[jax.Array]:
+        return [array for one in [*self._own.values()] if (array := one()) is not None]
+
+    def own(self) -> int:
+        """Bytes of the arrays that are the run's now, where others are in the process, too."""
+        return live_bytes(self.device, self._noted())
 
     def resident_now(self) -> int:
         """The process's resident set."""
@@ -55,14 +86,33 @@ class MemoryMeter(Stateful):
         return "device" if self._counts else "live arrays and compiled programs"
 
     def peak(self) -> int:
-        reported = self.device.memory_stats()
-        return max(reported["peak_bytes_in_use"] if reported else self._peak, self._before)
+        """The most that the run took."""
+        return max(self._reported() if self._counts else self._peak, self._before)
+
+    def process_peak(self) -> int:
+        """The most that all runs of the process took together."""
+        return max(self.peak(), self._shared.peak if self._shared else 0, self._reported())
+
+    def _reported(self) -> int:
+        return (self.device.memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
-def live_bytes(device: jax.Device) -> int:
-    """Bytes of the arrays on one device; of an array that is sharded over several, its share."""
+def free_bytes(device: jax.Device) -> int:
+    """Bytes that are left of a device's memory, as far as it tells; else of the machine's, or of what we may have."""
+    if reported := device.memory_stats():
+        return max(reported["bytes_limit"] - reported["bytes_in_use"], 0)
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no Linux, or no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(limit - used, 0))
+    return free
+
+
+def live_bytes(device: jax.Device, arrays: Iterable[jax.Array] | None = None) -> int:
+    """Bytes of arrays on one device, by default of all there are; of one that is sharded over several, its share."""
     total = 0
-    for array in jax.live_arrays():
+    for array in jax.live_arrays() if arrays is None else arrays:
         if array.is_deleted() or device not in array.sharding.device_set:
             continue
         if array.is_fully_replicated:

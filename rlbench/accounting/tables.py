@@ -46,7 +46,8 @@ def memory_table(memory: Mapping[str, Any]) -> Table:
         ("rollouts and scores", memory["rollout_buffers"]),
         ("largest temporaries", temporaries),
         ("peak, device", memory["device_peak"]),
-        ("peak, process", memory["resident_peak"]),
+        ("peak, device, all runs of the process", memory["process_peak"]),
+        ("peak, resident set", memory["resident_peak"]),
     ):
         add(table, name, "", "", "", quantity(size))
     table.add_section()

@@ -19,6 +19,7 @@ class Activity(StrEnum):
     EVALUATING = "evaluating"  # computing, for an evaluation
     COMPILING = "compiling"
     HOST = "host"  # Python: tokens to text and back, packing, logging
+    QUEUEING = "queueing"  # for its turn at devices that other runs use, too
     WAITING = "waiting"  # the actor for weights, the learner for rollouts
 
 
@@ -29,6 +30,7 @@ class DeviceState(StrEnum):
     ACTOR = "actor_only"
     LEARNER = "learner_only"
     EVALUATION = "evaluation_only"
+    QUEUE = "waiting_for_other_runs"  # of the same process, which compute meanwhile
     VERIFICATION = "waiting_for_verification"
     DRAIN = "waiting_for_drain"
     COMPILATION = "waiting_for_compilation"
@@ -36,7 +38,7 @@ class DeviceState(StrEnum):
     ROLLOUTS = "waiting_for_rollouts"
 
 
-IDLE = frozenset(state for state in DeviceState if state.startswith("waiting"))
+IDLE = frozenset(state for state in DeviceState if state.startswith("waiting")) - {DeviceState.QUEUE}
 ROLES = ("actor", "learner")
 WAITS_FOR = {"actor": "waiting_for_weights", "learner": "waiting_for_rollouts"}
 
@@ -49,6 +51,7 @@ def device_state(actor: Activity, learner: Activity) -> DeviceState:
         alone = DeviceState.LEARNER if learner == Activity.COMPUTING else DeviceState.EVALUATION
         return DeviceState.BOTH if acts and trains else DeviceState.ACTOR if acts else alone
     for doing, state in (
+        (Activity.QUEUEING, DeviceState.QUEUE),
         (Activity.VERIFYING, DeviceState.VERIFICATION),
         (Activity.DRAINING, DeviceState.DRAIN),
         (Activity.COMPILING, DeviceState.COMPILATION),
@@ -100,8 +103,9 @@ class Timeline:
         return before
 
     def still(self) -> float:
-        """Seconds since a role began to do something else; 0 while one compiles, which takes what it takes."""
-        return 0.0 if Activity.COMPILING in self._doing else self.clock() - self._switched
+        """Seconds since a role began to do something else; 0 while one compiles or queues: that takes what it takes."""
+        doing = {*self._doing} & {Activity.COMPILING, Activity.QUEUEING}
+        return 0.0 if doing else self.clock() - self._switched
 
     def doing(self, role: str) -> str:
         """Name of what a role does."""

@@ -129,7 +129,7 @@ class Player:
         """Idle rows."""
         shapes = jax.eval_shape(partial(idle, self.model, slots, slots=self.limits.episode))
         with in_memory("idle", Phase.DECODE, shapes):
-            made: Slots = self.idle(slots)
+            made: Slots = self.devices.memory.note(self.idle(slots))
             return made
 
     def rows(self, rollouts: int, group_size: int) -> Rows:

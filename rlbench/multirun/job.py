@@ -31,11 +31,15 @@ class Job(NamedTuple):
     folder: Path  # of its run
 
 
-def perform(task_function: TaskFunction, config: DictConfig) -> JobReturn:
-    """Runs a job in this process. An error of the run is in what is returned, and can be sent anywhere."""
+def perform(task_function: TaskFunction, config: DictConfig, *, beside: bool = False) -> JobReturn:
+    """Runs a job in this process. An error of the run is in what is returned, and can be sent anywhere.
+
+    Args:
+      beside: other jobs, each on its thread.
+    """
     for folder in config_dirs(config):
         make_importable(Path(folder).parent)
-    result = run_composed(task_function, config)
+    result = run_composed(task_function, config, beside=beside)
     if result.status == JobStatus.FAILED:
         error = error_of(result)
         if is_one_line(error):

@@ -127,13 +127,22 @@ class ProcessLauncher(Jobs):
         finally:
             process.join()
             running.discard(process)
-        if process.exitcode == 130:
-            raise KeyboardInterrupt
-        if process.exitcode:
-            status = process.exitcode
-            reason = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-            result = failure(job.overrides, JobFailed(f"the process died: {reason}"))
+        if died := death(process):
+            result = failure(job.overrides, died)
         return job, result
+
+
+def death(process: BaseProcess) -> JobFailed | None:
+    """The error that a process ended with.
+
+    Raises:
+      KeyboardInterrupt: it was interrupted.
+    """
+    status = process.exitcode or 0
+    if status == 130:
+        raise KeyboardInterrupt
+    reason = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+    return JobFailed(f"the process died: {reason}") if status else None
 
 
 def work(pipe: Connection, task_function: TaskFunction, config: DictConfig) -> None:

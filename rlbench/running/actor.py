@@ -14,13 +14,11 @@ from ..acting.collector import Batch, Collector
 from ..acting.episode import Episodes
 from ..acting.player import Play, Player
 from ..checkpoint import Packed, Stateful
-from ..interrupts import LEFT, PATIENCE, UNINTERRUPTED, Stopped
+from ..interrupts import BEAT, LEFT, PATIENCE, UNINTERRUPTED, Stopped, beside, next_of
 from ..types import ConfigError, Params, Problem, Rollouts, Step
 from ..verifying.environment import Environment
 from .arrivals import Cycle, Recording, Replay
 from .schedule import Runner, room
-
-BEAT = 0.25  # seconds between looks at whether anybody still wants batches
 
 
 class Acted(NamedTuple):
@@ -140,7 +138,8 @@ class Actor:
             self.weights.keep(self.player.devices.replicate(saved["weights"]))
             for acted in saved["batches"]:
                 self.hand_over(acted)
-        self._thread = threading.Thread(target=self._work, name="actor", daemon=True)
+        name = beside("actor", threading.current_thread().name)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
         """Begins to act, as soon as there are weights."""
@@ -156,7 +155,7 @@ class Actor:
 
     def next(self) -> Acted:
         """The next batch, waited for. Raises whatever ended the actor."""
-        acted = self._batches.get()
+        acted = next_of(self._batches)
         if isinstance(acted, BaseException):
             raise acted
         return acted
@@ -168,7 +167,7 @@ class Actor:
         """
         self.asked.set()
         self.weights.knock()
-        packed = self._states.get()
+        packed = next_of(self._states)
         if not packed:
             self._states.put(None)
         return packed

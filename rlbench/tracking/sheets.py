@@ -38,7 +38,8 @@ def sheets(ledger: Mapping[str, Any]) -> dict[str, Sheet]:
     """The ledger's tables by name, which is one of SHEETS."""
     taken, price = ledger["memory"], ledger["price"]
     executed, useful = ledger["compute"]["executed"], ledger["compute"]["useful"]
-    shared = {name: taken[name] for name in ("kv_cache", "rollout_buffers", "device_peak", "resident_peak")}
+    sizes = "kv_cache", "rollout_buffers", "device_peak", "process_peak", "resident_peak"
+    shared = {name: taken[name] for name in sizes}
     return {
         "compute": Sheet(
             ("phase", "component", "executed_flops"),

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 from ..accounting.account import Verification
 from ..contract.task import answers_of, blocks, steps_of
-from ..interrupts import Stopped
+from ..interrupts import BEAT, UNINTERRUPTED, Stopped
 from ..types import PendingStep, Program, Status, Step, Task, TooManyFailures, Verdict
 from .delay import AT_ONCE, Delay
 from .payment import broken, payable, plain
 from .pool import identity
 from .steps import ATOMS, Fault, Steps, TooManyStuck, own
 from .watchdog import SHOWN, About
-
-BEAT = 0.25  # seconds between looks at whether anybody still wants the steps
 
 
 class Submitted(NamedTuple):
@@ -179,6 +177,7 @@ class Environment:
         """Waits for something to arrive or to be due, and not long."""
         if self._stop and self._stop.is_set():
             raise Stopped
+        UNINTERRUPTED.heed()
         until = min(self._late[0][0] - time.monotonic(), BEAT) if self._late else BEAT
         try:
             arrived = self._arrived.get(timeout=max(until, 0.0))

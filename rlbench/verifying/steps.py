@@ -10,10 +10,9 @@ from enum import Enum
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from ..interrupts import LEFT, Stopped
+from ..interrupts import BEAT, LEFT, UNINTERRUPTED, Stopped
 from .watchdog import WATCHDOG, About
 
-BEAT = 0.25  # seconds between looks at a call that takes long
 STUCK = 8  # calls that may hang at once
 
 
@@ -178,6 +177,7 @@ class Steps:
         """Waits for the results. Returns whether a call hangs."""
         while not batch.done.wait(min(BEAT, self.seconds)):
             WATCHDOG.beat()
+            UNINTERRUPTED.heed()
             if stop and stop.is_set():
                 raise Stopped
             if batch.overdue(self.seconds):

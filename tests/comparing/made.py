@@ -42,6 +42,7 @@ def ledger() -> dict[str, Any]:
             "temporaries": {"update": 3_000_000},
             "price": {"critic": {"with": 8_000_000, "without": 4_000_000, "difference": 4_000_000}},
             "device_peak": 8_000_000,
+            "process_peak": 8_000_000,
             "resident_peak": 500_000_000,
         },
         "rollouts": {"problems": 10, "generated": 100, "by_fate": dict.fromkeys(Fate, 0) | {Fate.TRAINED: 100}},

@@ -35,7 +35,7 @@ def test_a_donated_buffer_is_gone(devices):
 
 def test_the_meter_sees_live_arrays_and_what_a_program_adds():
     meter = MemoryMeter(jax.devices()[0])
-    devices = Devices(jax.devices()[:1], meter.observe)
+    devices = Devices(jax.devices()[:1], meter)
     gc.collect()  # arrays of other tests; some may go later, so that a square is large beside them
     before, square = live_bytes(jax.devices()[0]), 2048 * 2048 * 4
     x = devices.replicate(np.zeros((2048, 2048), np.float32))

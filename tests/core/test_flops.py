@@ -281,7 +281,7 @@ def programs_of(microbatch_tokens: int) -> list:
     state = learner.init(jax.random.key(0), model.init(jax.random.key(1)), None)
     rollouts = rollouts_of(np.random.default_rng(0).random((16, 10)), group=np.arange(16) // 4)
     learner.step(state, learner.devices.shard(as_numpy(rollouts)))
-    return [compiled for program in (learner.score, learner.update) for compiled in program._executables.values()]
+    return [compiled for program in (learner.score, learner.update) for compiled in program._known.values()]
 
 
 def test_devices_share_the_rows_however_long_they_are(products_only):

@@ -11,7 +11,8 @@ PAIRS := hydra/launcher=joblib hydra.launcher.n_jobs=2
 EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo ,cuda; \
 	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo ,tpu; fi)
 
-.PHONY: demo results-demo test test-all lint bench bench-peers bench-accelerator clean .venv
+.PHONY: demo results-demo results-critic-cost results-group-size results-budget results-staleness \
+	results-verdicts-arithmetic results-verdicts-code test test-all lint bench bench-peers bench-seeds bench-accelerator clean .venv
 
 .venv: .venv/installed
 
@@ -34,6 +35,18 @@ results-demo: .venv
 	XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 $(BIN)/rlbench $(SETTING) $(PAIRS) seed=0,1,2,3 hydra.sweep.dir=multirun/results-demo/SSE4_2
 	mkdir -p docs/results
 	$(BIN)/python benchmarks/demo.py multirun/results-demo > docs/results/demo.md
+
+# An answer to a question: all seeds of a setting in one process, since FLOPs and rollouts count, not seconds.
+results-critic-cost results-group-size results-budget results-staleness: results-%: .venv
+	$(BIN)/rlbench -m experiment=$(subst -,_,$*) hydra/launcher=seeds hydra.sweep.dir=multirun/$@/settings
+	$(if $(filter staleness,$*),$(BIN)/rlbench -m experiment=staleness algo=async_grpo algo.is_cap=1e6 \
+		hydra/launcher=seeds hydra.sweep.dir=multirun/$@/decoupled)
+	$(BIN)/python -m benchmarks.results $(subst -,_,$*) multirun/$@ --out docs/results
+
+# Tuned first, then one run after the other: seconds count, too.
+results-verdicts-arithmetic results-verdicts-code: results-verdicts-%: .venv
+	$(BIN)/python -m benchmarks.verdicts $* multirun/$@
+	$(BIN)/python -m benchmarks.results verdicts_$* multirun/$@/verdict --out docs/results
 
 test: .venv
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
@@ -67,6 +80,10 @@ bench-peers: .venv
 # On a card: Markdown for docs/results/accelerator.md. TRL is in it where it is installed.
 bench-accelerator: .venv
 	$(BIN)/python -m benchmarks.accelerator
+
+# Sixteen seeds in one process, against a process each.
+bench-seeds: .venv
+	$(BIN)/python -m benchmarks.seeds
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

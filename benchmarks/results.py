@@ -1,0 +1,192 @@
+"""Pages of docs/results/ with one figure each, written from the runs of a sweep. `make results-NAME` makes these.
+
+python -m benchmarks.results NAME FOLDER [FOLDER ...] --out docs/results
+"""
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from functools import reduce
+from importlib.metadata import version
+from operator import getitem
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.demo import processor
+from rlbench.comparing.curves import AXES
+from rlbench.comparing.figures import Figure, Spec, accuracy_figure, colour, svg
+from rlbench.comparing.groups import Comparison, Group, comparisons
+from rlbench.comparing.markdown import escaped, tabular
+from rlbench.comparing.pairwise import judge
+from rlbench.comparing.report import Part, average, group_ledger, sentences, standings_table, tests_table
+from rlbench.comparing.runs import load
+from rlbench.comparing.statistics import bootstrap_interval
+from rlbench.comparing.table import table_of
+
+LEVEL = 0.05  # the chance of a false winner
+ASIDE = ("warm_start", "evaluation")  # phases that no algorithm is charged
+LIBRARIES = ("jax", "flax", "optax", "numpy")
+
+
+class Page(NamedTuple):
+    """A question and how it is answered."""
+
+    title: str
+    question: str
+    budgets: tuple[str, ...]  # costs at which accuracies are compared
+    figure: Callable[[Comparison], Figure | None]
+    pairs: bool = True  # whether every pair is tested
+
+
+def against(axis: str) -> Callable[[Comparison], Figure | None]:
+    """Accuracy against a cost."""
+    return lambda comparison: accuracy_figure(comparison.groups, axis, AXES[axis], LEVEL)
+
+
+def ends_by(key: str, title: str) -> Callable[[Comparison], Figure | None]:
+    """Accuracy at the end against a number of the config, a line an algorithm."""
+
+    def figure(comparison: Comparison) -> Figure:
+        rows: list[Spec] = []
+        for group in comparison.groups:
+            ends = np.array([100 * run.summary["accuracy_after"] for run in group.runs])
+            low, high = bootstrap_interval(lambda some: some.mean(axis=-1), [ends], level=LEVEL)
+            about = {"algorithm": group.runs[0].summary["algo"], "x": group.runs[0].config[key]}
+            rows.append(about | {"mean": ends.mean(), "low": low, "high": high})
+        names = list(dict.fromkeys(row["algorithm"] for row in rows))
+        hue = colour("algorithm", names, ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"])
+        across = {"field": "x", "type": "quantitative", "title": title}
+        up = {"type": "quantitative", "title": "held-out accuracy at the end (%)", "scale": {"zero": False}}
+        layers = [
+            {"mark": {"type": "line", "point": True}, "encoding": {"y": up | {"field": "mean"}}},
+            {"mark": "rule", "encoding": {"y": up | {"field": "low"}, "y2": {"field": "high"}}},
+        ]
+        encoding = {"x": across, "color": hue}
+        return Figure("ends", title, {"data": {"values": rows}, "height": 260, "encoding": encoding, "layer": layers})
+
+    return figure
+
+
+PAGES = {
+    "verdicts_arithmetic": Page(
+        "PPO, GRPO and async-GRPO on addition of three digits",
+        "PPO with a critic, GRPO and async-GRPO, each with the best settings of the same search: 8 trials in learning "
+        "rate and minibatches, on two seeds that decide nothing here. Then 16 fresh seeds each, one run after the "
+        "other, compared at equal rollouts, equal FLOPs and equal seconds.",
+        ("rollouts", "flops", "seconds"),
+        against("flops"),
+    ),
+    "verdicts_code": Page(
+        "PPO, GRPO and async-GRPO on programs that are judged by unit tests",
+        "PPO with a critic, GRPO and async-GRPO, each with the best settings of the same search: 8 trials in learning "
+        "rate and minibatches, on two seeds that decide nothing here. Then 16 fresh seeds each, one run after the "
+        "other, compared at equal rollouts, equal FLOPs and equal seconds.",
+        ("rollouts", "flops", "seconds"),
+        against("flops"),
+    ),
+    "critic_cost": Page(
+        "What a critic costs, and what it gains",
+        "PPO with a critic as large as the policy, against GRPO, which has none, on the task of the demo and with its "
+        "settings, which were tuned for neither.",
+        ("rollouts", "flops"),
+        against("flops"),
+    ),
+    "group_size": Page(
+        "Many attempts or many problems",
+        "GRPO in groups of 2 to 32 attempts at a problem, at 768 rollouts a batch: the larger the group, the fewer the "
+        "problems.",
+        ("rollouts",),
+        against("rollouts"),
+    ),
+    "budget": Page(
+        "What equal FLOPs buy",
+        "PPO, GRPO and async-GRPO until each has executed as many FLOPs, padding included, warm start and evaluation "
+        "excluded. The learning rate is constant.",
+        ("flops",),
+        against("flops"),
+    ),
+    "staleness": Page(
+        "How stale data may be, and what corrections do about it",
+        "A staleness of at most 0, 1, 2, 4 and 8 learner steps. `grpo` does not correct for it. `async_grpo` has the "
+        "decoupled objective, whose importance ratio is truncated at 2, or nowhere (`is_cap=1000000`). "
+        "`async_grpo_areal` masks tokens whose ratio is above 5, and has no KL to the start. `dppo` masks tokens by "
+        "how far their probability moved, and has none either.",
+        ("rollouts",),
+        ends_by("runner.max_staleness", "staleness, at most (learner steps)"),
+        pairs=False,
+    ),
+}
+
+
+def costs_table(groups: Sequence[Group]) -> Table:
+    """One line a group: what it cost, as means over its seeds, without warm start and evaluation."""
+    ledgers = {group.label: group_ledger(group) for group in groups}
+
+    def own(group: Group, *names: str) -> Any:
+        return reduce(getitem, names, ledgers[group.label])
+
+    def flops(group: Group) -> float:
+        phases = own(group, "compute", "executed", "by_phase")
+        return own(group, "compute", "executed", "total") - sum(phases.get(name, 0.0) for name in ASIDE)
+
+    def networks(group: Group) -> int:
+        return sum(sum(parts.values()) for parts in own(group, "memory", "components").values())
+
+    columns: dict[str, Callable[[Group], str]] = {
+        "algorithm": lambda group: group.label,
+        "seeds": lambda group: str(len(group.runs)),
+        "accuracy at the start (%)": lambda group: f"{100 * average(group, 'accuracy_before'):.1f}",
+        "at the end (%)": lambda group: f"{100 * average(group, 'accuracy_after'):.1f}",
+        "TFLOPs": lambda group: f"{flops(group) / 1e12:.2f}",
+        "networks (MB)": lambda group: f"{networks(group) / 1e6:.2f}",
+        "peak (MB)": lambda group: f"{own(group, 'memory', 'device_peak') / 1e6:.1f}",
+        "rollouts": lambda group: f"{average(group, 'rollouts'):,.0f}",
+        "verifier (CPU s)": lambda group: f"{own(group, 'verification', 'cpu_seconds'):.1f}",
+    }
+    return table_of("", columns, groups)
+
+
+def section(page: Page, comparison: Comparison, name: str) -> list[str]:
+    """The verdicts, the costs and the figure of one task."""
+    blocks = [f"## {escaped(comparison.title)}"]
+    for budget in page.budgets if page.pairs else ():
+        part = Part(comparison, judge(comparison, AXES[budget], level=LEVEL))
+        blocks.append(tabular(standings_table(part)))
+        if part.judgement.tests:
+            blocks.append(tabular(tests_table(part)))
+            blocks.append("\n".join(f"- {escaped(words)}" for words in sentences(part.judgement.tests)))
+    blocks += ["What each cost, on average over its seeds:", tabular(costs_table(comparison.groups))]
+    return [*blocks, f"![{page.title}]({name})"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=PAGES)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of the sweep's runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the page and its figure")
+    options = parser.parse_args()
+    page, stem = PAGES[options.name], options.name.replace("_", "-")
+    runs, skipped = load(options.folders)
+    for one in skipped:
+        parser.exit(1, f"{one.folder}: {one.reason}\n")
+    if not runs:
+        parser.exit(1, f"no finished run in {' '.join(map(str, options.folders))}\n")
+    asked, _ = comparisons(runs)
+    blocks = [f"# {page.title}", page.question]
+    options.out.mkdir(parents=True, exist_ok=True)
+    for number, comparison in enumerate(asked):
+        name = f"{stem}{f'-{number + 1}' if len(asked) > 1 else ''}.svg"
+        if figure := page.figure(comparison):
+            (options.out / name).write_text(svg(figure))
+        blocks += section(page, comparison, name)
+    versions = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
+    made = f"Made on {processor()} with {versions}, Python {platform.python_version()}."
+    blocks += ["Warm start and evaluation are not in the costs. " + made, f"    make results-{stem}"]
+    (options.out / f"{stem}.md").write_text("\n\n".join(blocks) + "\n")
+
+
+if __name__ == "__main__":
+    main()

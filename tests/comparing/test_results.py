@@ -1,0 +1,78 @@
+"""Pages of docs/results/ say what the runs of a sweep say."""
+
+import sys
+
+import pytest
+
+from benchmarks.results import PAGES, costs_table, main
+from rlbench.comparing.groups import comparisons
+from rlbench.comparing.markdown import tabular
+from tests.comparing.made import run, write
+
+SEEDS = 9
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """Writes the page of runs, and returns it with its figure."""
+
+    def made(name, runs):
+        for number, one in enumerate(runs):
+            write(one, tmp_path / "runs" / str(number))
+        words = ["results", name, str(tmp_path / "runs"), "--out", str(tmp_path / "docs")]
+        monkeypatch.setattr(sys, "argv", words)
+        main()
+        stem = tmp_path / "docs" / name.replace("_", "-")
+        return stem.with_suffix(".md").read_text(), stem.with_suffix(".svg").read_text()
+
+    return made
+
+
+def runs_of(*ends, **config):
+    """Algorithms by their name and how accurate each is at its end, but for the seed."""
+    return [
+        run(seed, {0: 0.1, 10: end + seed / 1000}, algo=algo, **config) for algo, end in ends for seed in range(SEEDS)
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.pairs])
+def test_a_page_has_the_verdict_and_the_costs_of_each(page, name):
+    text, figure = page(name, runs_of(("good", 0.9), ("bad", 0.3)))
+    assert text.startswith(f"# {PAGES[name].title}\n")
+    verdicts = [line for line in text.splitlines() if line.startswith("- good is better than bad")]
+    assert len(verdicts) == len(PAGES[name].budgets), text
+    assert "| good | 9 | 10.0 | 90.4 | 0.00 | 4.00 | 8.0 | 1,000 | 0.5 |" in text
+    assert f"make results-{name.replace('_', '-')}" in text
+    assert "<svg" in figure and "good" in figure
+
+
+def test_accuracy_by_staleness_has_a_line_an_algorithm(page):
+    runs = [
+        one
+        for staleness in (0, 8)
+        for one in runs_of(("one", 0.9 - staleness / 20), ("other", 0.9), runner__max_staleness=staleness)
+    ]
+    text, figure = page("staleness", runs)
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| o")]
+    assert {row[1].strip(): row[4].strip() for row in rows} == {
+        "one max_staleness=0": "90.4",
+        "one max_staleness=8": "50.4",
+        "other max_staleness=0": "90.4",
+        "other max_staleness=8": "90.4",
+    }
+    assert "one" in figure and "learner steps" in figure
+
+
+def test_the_costs_leave_out_what_no_algorithm_is_charged():
+    (asked,), _ = comparisons(runs_of(("good", 0.9)))
+    for one in asked.groups[0].runs:
+        executed = one.ledger["compute"]["executed"]
+        executed |= {"by_phase": {"decode": 2e12, "warm_start": 5e12, "evaluation": 1e12}, "total": 8e12}
+    assert "| good | 9 | 10.0 | 90.4 | 2.00 |" in tabular(costs_table(asked.groups))
+
+
+def test_a_folder_without_runs_ends_with_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["results", "budget", str(tmp_path), "--out", str(tmp_path / "docs")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and "no finished run" in capsys.readouterr().err

@@ -12,7 +12,7 @@ EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev
 	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo ,tpu; fi)
 
 .PHONY: demo results-demo results-critic-cost results-group-size results-budget results-staleness \
-	results-verdicts-arithmetic results-verdicts-code test test-all lint bench bench-peers bench-seeds bench-accelerator clean .venv
+	results-verdicts-arithmetic results-verdicts-code test test-all lint docs bench bench-peers bench-seeds bench-accelerator clean .venv
 
 .venv: .venv/installed
 
@@ -61,6 +61,10 @@ lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Warnings are errors. It opens from disk: build/site/index.html.
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 bench: .venv
 	$(BIN)/python -m benchmarks.step

@@ -1,7 +1,10 @@
 """Before JAX is imported anywhere: four simulated CPU devices, and a compilation cache for the whole session."""
 
+import fcntl
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -57,3 +60,24 @@ def plan_of(cache):
 def cache() -> Path:
     """The cache folder that runs of this session share."""
     return CACHE
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of the system's Chromium, which Debian's packages bring where they may be installed."""
+    with (Path(tempfile.gettempdir()) / f"rlbench-chromium-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers, one installs
+        if not shutil.which("chromium") and shutil.which("apt-get") and os.getuid() == 0:
+            for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+                subprocess.run(["apt-get", "-qq", *words], capture_output=True, timeout=600)
+    return shutil.which("chromium") or pytest.skip("there is no chromium, and apt-get cannot install it here")
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    """The browser, headless; a test opens its own pages."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

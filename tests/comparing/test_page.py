@@ -1,11 +1,6 @@
 """The page in a real browser: Chromium, headless, on a file from disk."""
 
-import fcntl
-import os
 import re
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,28 +14,8 @@ from rlbench.comparing.runs import Skipped
 
 from . import made
 
-playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 FIGURES = 8
 HOSTILE = "</script><img src=http://127.0.0.1:9/x.png>"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The path of the system's Chromium, which Debian's packages bring where they may be installed."""
-    with (Path(tempfile.gettempdir()) / f"rlbench-chromium-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of several workers, one installs
-        if not shutil.which("chromium") and shutil.which("apt-get") and os.getuid() == 0:
-            for words in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
-                subprocess.run(["apt-get", "-qq", *words], capture_output=True, timeout=600)
-    return shutil.which("chromium") or pytest.skip("there is no chromium, and apt-get cannot install it here")
-
-
-@pytest.fixture(scope="session")
-def browser(chromium):
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

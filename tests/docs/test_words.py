@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("algos", "benchmarks", "examples", "rlbench", "tasks", "tests")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
-KINDS = ("*.md", "*.toml", "Makefile", "docs/*.md", "conf/**/*.yaml", "examples/**/*.yaml", "examples/**/*.md")
+KINDS = ("*.md", "*.toml", "Makefile", "docs/**/*.md", "conf/**/*.yaml", "examples/**/*.yaml", "examples/**/*.md")
 QUESTIONS = {"What", "Whether", "How", "Which", "Who", "Where", "When", "Why"}
 
 

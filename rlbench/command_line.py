@@ -1,6 +1,7 @@
-"""Command lines of the tools beside `rlbench`: each is described by the docstring of its file."""
+"""Command lines: of the tools beside `rlbench`, each described by the docstring of its file; and words for Hydra."""
 
 import argparse
+import re
 
 
 def parser_of(name: str, docstring: str | None) -> argparse.ArgumentParser:
@@ -14,3 +15,8 @@ def parser_of(name: str, docstring: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         name, description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra reads it."""
+    return value if re.fullmatch(r"[\w./-]+", value) else "'" + value.replace("'", r"\'") + "'"

@@ -21,6 +21,7 @@ from .accounting import SCHEMA
 from .types import Fate, Fraction, Natural, NonNegative, Phase
 
 WORDS = "overrides.yaml"  # of the command line
+MULTIRUN = "multirun.yaml"  # config of a multirun, in its folder
 RECORD = ("config.yaml", "metrics.jsonl", "trajectories.jsonl", "summary.json", "ledger.json")  # a run's files
 MOST_BYTES = 1 << 20  # of a file that is read whole, and of a line
 MOST_METRICS = 4 << 30  # bytes of metrics.jsonl: a million learner steps

@@ -25,7 +25,7 @@ from .groups import comparisons, sandboxes
 from .markdown import markdown
 from .page import page
 from .pairwise import judge
-from .report import Part, Report, sentences, standings_table, tests_table
+from .report import Part, Report, standings_table, tests_table, verdicts
 from .runs import load
 from .table import skipped_table
 
@@ -104,8 +104,10 @@ def show(report: Report) -> None:
         console.print(standings_table(part))
         if part.judgement.tests:
             console.print(tests_table(part))
-        for words in sentences(part.judgement.tests):
+        for words, commands in verdicts(part.judgement):
             console.print(Text(words))
+            for command in commands:
+                console.print(Text(f"    {command}"), soft_wrap=True)  # a line, to be copied
     for note in report.notes:
         console.print(Text(note))
     if report.skipped:

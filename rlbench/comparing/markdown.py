@@ -12,9 +12,9 @@ from .report import (
     Part,
     Report,
     differences_table,
-    sentences,
     standings_table,
     tests_table,
+    verdicts,
 )
 from .table import skipped_table
 
@@ -38,12 +38,18 @@ def section(part: Part) -> list[str]:
     comparison, judgement = part
     repeated = "\n".join(command for group in comparison.groups for command in commands(group))
     blocks = [f"## {escaped(comparison.title)}", tabular(standings_table(part))]
-    blocks.append("\n".join(f"- {escaped(words)}" for words in sentences(judgement.tests)))
+    blocks.append("\n".join(map(verdict, verdicts(judgement))))
     if judgement.tests:
         blocks.append(tabular(tests_table(part)))
     if differences := differences_table(comparison):
         blocks.append(tabular(differences))
     return [*filter(None, blocks), "To repeat it:", textwrap.indent(repeated, "    ", lambda line: True)]
+
+
+def verdict(found: tuple[str, list[str]]) -> str:
+    """An item of a list, with its commands as code."""
+    words, missing = found
+    return f"- {escaped(words)}" + "".join(f"\n\n      {command}" for command in missing) + "\n" * bool(missing)
 
 
 def tabular(table: Table) -> str:

@@ -15,9 +15,9 @@ from .report import (
     Report,
     differences_table,
     group_tables,
-    sentences,
     standings_table,
     tests_table,
+    verdicts,
 )
 from .table import skipped_table
 
@@ -116,7 +116,7 @@ def section(part: Part, number: int, drawn: dict[str, Figure]) -> str:
             f"<h2>{escape(comparison.title)}</h2>",
             tabular(standings_table(part)),
             f"<h3>Tests at {escape(judgement.axis.amount(judgement.budget))}</h3>",
-            f"<ul>{''.join(f'<li>{escape(words)}</li>' for words in sentences(judgement.tests))}</ul>",
+            f"<ul>{''.join(map(verdict, verdicts(judgement)))}</ul>",
             tabular(tests_table(part)) if judgement.tests else "<p>There is nothing to compare it with.</p>",
             f'<h3>Figures</h3><p class="small">Lines are means over seeds, in {1 - judgement.level:.0%} intervals of '
             "them; bars are means.</p>",
@@ -128,6 +128,11 @@ def section(part: Part, number: int, drawn: dict[str, Figure]) -> str:
             *(f"<pre>{escape(chr(10).join(commands(group)))}</pre>" for group in comparison.groups),
         ]
     )
+
+
+def verdict(found: tuple[str, list[str]]) -> str:
+    words, missing = found
+    return f"<li>{escape(words)}{f'<pre>{escape(chr(10).join(missing))}</pre>' if missing else ''}</li>"
 
 
 def drawing(name: str, figure: Figure) -> str:

@@ -48,6 +48,7 @@ class PairwiseTest(NamedTuple):
     corrected: float | None  # by Holm, over the pairs that were tested
     winner: str | None
     enough: int | None  # seeds a side that would do; None where no number can be named, or no more are needed
+    asked: int | None  # seeds a side that the words ask for: those, or the fewest of a test
     words: str
 
 
@@ -119,7 +120,7 @@ def test_of(
     p, corrected = values or (None, None)
     names = ours.group.label, theirs.group.label
     winner = names[difference < 0] if corrected is not None and corrected <= level else None
-    enough = None
+    enough = asked = None
     if winner:
         better, worse = (ours, theirs) if winner == names[0] else (theirs, ours)
         loser = worse.group.label
@@ -131,10 +132,11 @@ def test_of(
         fewest = fewest_seeds(level, pairs)
         if effect is not None and (enough := seeds_that_would_do(effect, level=level, pairs=pairs, wanted=power)):
             enough = max(enough, min(map(len, samples)) + (corrected is not None))  # those that were run did not do
+        asked = fewest if effect is None else enough
         words = f"no winner, since {reason(samples, corrected, fewest)}; {advice(effect, enough, fewest, power)}"
     seeds = len(ours.scores), len(theirs.scores)
     chance = float(improvement(*samples))
-    return PairwiseTest(*names, seeds, difference, chance, low, high, p, corrected, winner, enough, words)
+    return PairwiseTest(*names, seeds, difference, chance, low, high, p, corrected, winner, enough, asked, words)
 
 
 def tuned(group: Group) -> str:

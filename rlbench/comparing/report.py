@@ -10,7 +10,8 @@ from rich.table import Table
 
 from ..accounting.tables import ledger_tables
 from .groups import Comparison, Group, differing, is_seed, shown
-from .pairwise import Judgement, PairwiseTest, Standing
+from .more_seeds import commands_of
+from .pairwise import Judgement, Standing
 from .runs import Skipped
 from .table import table_of
 
@@ -125,6 +126,9 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     return "-" if math.isnan(low) else f"{number(low, digits)} to {number(high, digits)}"
 
 
-def sentences(tests: Sequence[PairwiseTest]) -> list[str]:
-    """Every test in words."""
-    return [f"{one.words}." if one.winner else f"{one.ours} and {one.theirs}: {one.words}." for one in tests]
+def verdicts(judgement: Judgement) -> list[tuple[str, list[str]]]:
+    """Every test in words, and the commands that run the seeds that it still needs."""
+    return [
+        (f"{one.words}." if one.winner else f"{one.ours} and {one.theirs}: {one.words}.", commands_of(judgement, one))
+        for one in judgement.tests
+    ]

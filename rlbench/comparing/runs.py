@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..discovery import flags
 from ..records import (
+    MULTIRUN,
     Unreadable,
     line,
     read_config,
@@ -30,6 +31,7 @@ class Run(NamedTuple):
     ledger: dict[str, Any]
     rows: list[dict[str, Any]]  # of metrics.jsonl: every evaluation, and some of the steps between
     words: list[str] | None  # of the command line, for one job; None where they were not kept
+    sweep: Path | None = None  # folder of the multirun that it is a job of
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def load_run(folder: Path) -> Run:
     config = read_config(folder)
     if config["seed"] != summary["seed"]:
         raise Unreadable(f"config.yaml: seed {config['seed']}, but {summary['seed']} in summary.json")
-    run = Run(folder, dict(flat(config)), summary, read_ledger(folder), read_rows(folder), command_line(folder))
+    run = Run(folder, dict(flat(config)), summary, read_ledger(folder), read_rows(folder), *origin(folder))
     if (last := run.rows[-1]["step"]) < summary["learner_steps"]:
         raise Unreadable(f"metrics.jsonl: ends at step {last} of {summary['learner_steps']}")
     evaluated = [row for row in run.rows if "eval/accuracy" in row]
@@ -107,12 +109,14 @@ def load_run(folder: Path) -> Run:
     return run
 
 
-def command_line(folder: Path) -> list[str] | None:
-    """The words that run it again, folders of plugins among them, from what Hydra keeps."""
+def origin(folder: Path) -> tuple[list[str] | None, Path | None]:
+    """The words that run it again, folders of plugins among them, and its multirun's folder, from what Hydra keeps."""
     words = read_words(folder)
     if words is None or not os.path.lexists(folder / ".hydra/hydra.yaml"):
-        return words
-    return [*flags(read_hydra(folder)), *words]
+        return words, None
+    kept = read_hydra(folder)
+    sweeps = (above for above in folder.parents if (above / MULTIRUN).is_file())
+    return [*flags(kept), *words], next(sweeps, None) if kept["hydra"]["mode"] == "MULTIRUN" else None
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

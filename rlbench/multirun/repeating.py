@@ -10,9 +10,11 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from ..command_line import quoted
 from ..comparing.table import show_tables
 from ..discovery import flags
 from ..hydra_adapter import JobReturn, JobStatus, error_of, filter_overrides
+from ..records import MULTIRUN
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
     whole = False
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "multirun.yaml")
+    OmegaConf.save(config, folder / MULTIRUN)
     try:
         yield returns
         whole = True
@@ -70,8 +72,3 @@ def completes(config: DictConfig) -> str:
 def given(config: DictConfig, kind: str) -> list[str]:
     """Words of the command line as they were typed: what they interpolate may differ from job to job."""
     return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
-
-
-def quoted(value: str) -> str:
-    """A text as Hydra reads it."""
-    return value if re.fullmatch(r"[\w./-]+", value) else "'" + value.replace("'", r"\'") + "'"

@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlbench.comparing.runs import Unreadable, command_line
+from rlbench.comparing.runs import Unreadable, origin
 from rlbench.discovery import PLACES, config_dirs, find_plugins, flags
 from rlbench.help import explain, is_one_line, known_keys, print_help
 from rlbench.multirun.repeating import completes, repeats
@@ -197,10 +197,10 @@ def test_commands_that_repeat_give_the_folder_again(site, tmp_path):
     assert repeats(["algo=repeated"], config) == f"rlbench {flag} algo=repeated"
     assert completes(config) == f"rlbench -m {flag} algo=repeated hydra.sweep.dir=there"
     left = {".hydra/overrides.yaml": "[algo=repeated]", ".hydra/hydra.yaml": OmegaConf.to_yaml({"hydra": config.hydra})}
-    assert command_line(write(tmp_path / "run", left)) == [f"--config-dir={conf}", "algo=repeated"]
+    assert origin(write(tmp_path / "run", left))[0] == [f"--config-dir={conf}", "algo=repeated"]
     write(tmp_path / "run", {".hydra/hydra.yaml": "hydra: {}"})
     with pytest.raises(Unreadable, match=r"hydra\.yaml: no hydra\.runtime"):
-        command_line(tmp_path / "run")
+        origin(tmp_path / "run")
 
 
 def test_the_words_that_compose_a_config_again_name_its_folders_and_itself():

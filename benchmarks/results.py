@@ -21,7 +21,7 @@ from rlbench.comparing.figures import Figure, Spec, accuracy_figure, colour, svg
 from rlbench.comparing.groups import Comparison, Group, comparisons
 from rlbench.comparing.markdown import escaped, tabular
 from rlbench.comparing.pairwise import judge
-from rlbench.comparing.report import Part, average, group_ledger, sentences, standings_table, tests_table
+from rlbench.comparing.report import Part, average, group_ledger, standings_table, tests_table, verdicts
 from rlbench.comparing.runs import load
 from rlbench.comparing.statistics import bootstrap_interval
 from rlbench.comparing.table import table_of
@@ -157,7 +157,7 @@ def section(page: Page, comparison: Comparison, name: str) -> list[str]:
         blocks.append(tabular(standings_table(part)))
         if part.judgement.tests:
             blocks.append(tabular(tests_table(part)))
-            blocks.append("\n".join(f"- {escaped(words)}" for words in sentences(part.judgement.tests)))
+            blocks.append("\n".join(f"- {escaped(words)}" for words, _ in verdicts(part.judgement)))
     blocks += ["What each cost, on average over its seeds:", tabular(costs_table(comparison.groups))]
     return [*blocks, f"![{page.title}]({name})"]
 

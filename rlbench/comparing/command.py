@@ -21,7 +21,7 @@ from ..types import ConfigError
 from .curves import AXES
 from .export import datasets, write_csv, write_parquet
 from .figures import Figure, figures, png, svg
-from .groups import comparisons, sandboxes
+from .groups import beside_others, comparisons, sandboxes
 from .markdown import markdown
 from .page import page
 from .pairwise import judge
@@ -94,7 +94,7 @@ def compare(options: argparse.Namespace) -> Report:
     axis, limits = AXES[options.budget], {"level": options.level, "power": options.power}
     parts = [Part(comparison, judge(comparison, axis, budget=options.at, **limits)) for comparison in asked]
     folders = [printable(folder) for folder in options.folders]
-    return Report(folders, parts, [*skipped, *again], sandboxes(runs))
+    return Report(folders, parts, [*skipped, *again], [*sandboxes(runs), *beside_others(runs)])
 
 
 def show(report: Report) -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..accounting.timeline import DeviceState
 from ..records import printable
 from .runs import Run, Skipped
 
@@ -90,6 +91,15 @@ def sandboxes(runs: Iterable[Run]) -> list[str]:
         for (task, _), backends in tasks.items()
         if len(backends) > 1
     ]
+
+
+def beside_others(runs: Iterable[Run]) -> list[str]:
+    """A line if runs computed in turn with others of their process: their wall time holds that of the others."""
+    shared = [run for run in runs if run.ledger["time"]["devices"].get(DeviceState.QUEUE, 0.0) > 0]
+    if not shared:
+        return []
+    names = listed([printable(run.folder) for run in shared])
+    return [f"seconds are no costs of these, which shared a process and hold the time of others, too: {names}"]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ They share what is compiled, and the devices never wait for one of them alone. E
 ledger, computes what it would compute by itself, to the last bit, and fails by itself.
 """
 
+import json
 import multiprocessing
 import threading
 import time
@@ -14,8 +15,9 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
+import yaml
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ..accounting.shared import Shared
 from ..hydra_adapter import JobReturn, failure, file_logs, run_beside
@@ -87,11 +89,11 @@ def setting_of(job: Job) -> object:
     text = resolved(job.config)
     if text is None:
         return job.number
-    config = OmegaConf.create(text)
+    config = yaml.safe_load(text)
     seed = config.pop("seed")
-    if config.warm_start.seed == seed:
-        del config.warm_start.seed
-    return OmegaConf.to_yaml(config), str(own.env_set)
+    if config["warm_start"]["seed"] == seed:
+        del config["warm_start"]["seed"]
+    return json.dumps(config), str(own.env_set)
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 from rlbench.accounting import SCHEMA
 from rlbench.comparing.curves import AXES, accuracy, band
-from rlbench.comparing.groups import commands, comparisons, sandboxes
+from rlbench.comparing.groups import beside_others, commands, comparisons, sandboxes
 from rlbench.comparing.report import mean_of
 from rlbench.comparing.runs import load
 from rlbench.comparing.table import show_tables
@@ -170,6 +170,15 @@ def test_runs_that_differ_in_any_seed_are_all_evidence(key):
 def test_a_key_that_only_ends_like_a_seed_makes_a_group():
     ((comparison,), _) = comparisons([made.run(0, algo__reseed=1), made.run(0, algo__reseed=2)])
     assert [group.label for group in comparison.groups] == ["first reseed=1", "first reseed=2"]
+
+
+def test_seconds_of_runs_that_shared_a_process_are_said_to_be_no_costs():
+    runs = [made.run(seed, folder=Path(f"runs/{seed}")) for seed in range(3)]
+    assert beside_others(runs) == []
+    for one in runs[1:]:
+        one.ledger["time"]["devices"]["waiting_for_other_runs"] = 2.0
+    (line,) = beside_others(runs)
+    assert line.startswith("seconds are no costs of these") and line.endswith(": runs/1, runs/2")
 
 
 def test_runs_that_different_sandboxes_judged_are_not_compared():

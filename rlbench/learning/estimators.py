@@ -26,23 +26,27 @@ def over_tokens(row: Array, rollouts: Rollouts) -> Array:
     return jnp.where(rollouts.mask, row[:, None], 0.0)
 
 
-def group_centred(rollouts: Rollouts) -> tuple[Array, Array]:
-    """Reward less the mean of its group f32[B], and the group's size f32[B] without masked rows.
+def centred(values: Array, rollouts: Rollouts) -> tuple[Array, Array]:
+    """Numbers of rollouts f32[B, ...] less the mean of their group, and the group's size f32[B] without masked rows.
 
-    Exactly zero where a group's rewards are equal: one member's reward is taken off first, or
-    float32 leaves a remainder of large rewards.
+    Exactly zero where a group's numbers are equal: one member's are taken off first, or float32 leaves a remainder
+    of large ones.
     """
-    counts = valid(rollouts)
     groups = len(rollouts.group)
+    counts = jnp.expand_dims(valid(rollouts), range(1, values.ndim))
 
     def total(x: Array) -> Array:
         return jax.ops.segment_sum(jnp.where(counts, x, 0.0), rollouts.group, groups)[rollouts.group]
 
-    reward = episode_reward(rollouts)
-    best = jax.ops.segment_max(jnp.where(counts, reward, -jnp.inf), rollouts.group, groups)[rollouts.group]
-    size = total(jnp.ones_like(reward))
-    offset = jnp.where(counts, reward - jnp.where(counts, best, 0.0), 0.0)
-    return jnp.where(counts, offset - total(offset) / jnp.maximum(size, 1.0), 0.0), size
+    best = jax.ops.segment_max(jnp.where(counts, values, -jnp.inf), rollouts.group, groups)[rollouts.group]
+    size = total(jnp.ones(counts.shape))
+    offset = jnp.where(counts, values - jnp.where(counts, best, 0.0), 0.0)
+    return jnp.where(counts, offset - total(offset) / jnp.maximum(size, 1.0), 0.0), size.reshape(-1)
+
+
+def group_centred(rollouts: Rollouts) -> tuple[Array, Array]:
+    """Reward less the mean of its group f32[B], and the group's size f32[B] without masked rows."""
+    return centred(episode_reward(rollouts), rollouts)
 
 
 def above_group(rollouts: Rollouts) -> Array:
@@ -77,6 +81,39 @@ def leave_one_out(rollouts: Rollouts) -> Array:
     """
     centred, size = group_centred(rollouts)
     return over_tokens(centred * size / jnp.maximum(size - 1.0, 1.0), rollouts)
+
+
+def turn_of(rollouts: Rollouts) -> Array:
+    """Number of the turn that a token is in, i32[B, T], from 0; text of the environment is in the turn before it.
+
+    A turn is a completion: neighbouring tokens that the policy chose. Two completions without any text between them
+    are one. Tokens before the first are in turn 0.
+    """
+    begins = rollouts.mask & ~jnp.pad(rollouts.mask, ((0, 0), (1, 0)))[:, :-1]
+    return jnp.maximum(jnp.cumsum(begins, axis=1) - 1, 0)
+
+
+def turn_returns(rollouts: Rollouts) -> Array:
+    """The sum of rewards from each turn on, f32[B, K], K = (T + 1) // 2; after the last turn, that of the last."""
+    turn, (rows, length) = turn_of(rollouts), rollouts.mask.shape
+    paid = jnp.where(rollouts.mask, rollouts.reward, 0.0)
+    by_turn = jnp.zeros((rows, (length + 1) // 2)).at[jnp.arange(rows)[:, None], turn].add(paid)
+    to_go = jax.lax.cumsum(by_turn, axis=1, reverse=True)
+    return jnp.take_along_axis(to_go, jnp.minimum(jnp.arange(to_go.shape[1]), turn[:, -1:]), axis=1)
+
+
+def turn_leave_one_out(rollouts: Rollouts) -> Array:
+    """A turn's return less the mean of the others of its group, from the same turn on, f32[B, T].
+
+    The return of a turn is the sum of its reward and later ones. Credit by turns is that of arXiv:2505.11821,
+    section 4, without its deviation; the baseline is ours. A rollout that ended before the turn takes part with
+    the return of its last turn. So the baseline depends on the others alone, neither on what a rollout chose nor on
+    when it stopped, and the gradient is unbiased (docs/conventions.md). Where all reward is paid at the end, it is
+    `leave_one_out`. A group of one has advantage zero.
+    """
+    above, size = centred(turn_returns(rollouts), rollouts)
+    advantage = above * (size / jnp.maximum(size - 1.0, 1.0))[:, None]
+    return jnp.where(rollouts.mask, jnp.take_along_axis(advantage, turn_of(rollouts), axis=1), 0.0)
 
 
 def group_likelihood(rollouts: Rollouts) -> Array:

@@ -19,6 +19,9 @@ from rlbench.learning.estimators import (
     returns,
     reverse_kl,
     solved,
+    turn_leave_one_out,
+    turn_of,
+    turn_returns,
     whiten,
 )
 from tests.fakes import rollouts_of
@@ -89,6 +92,40 @@ class TestGroups:
         np.testing.assert_array_equal(solved(rollouts), [True, False, True, False])
 
 
+class TestTurns:
+    MASK = np.array([[0, 1, 1, 0, 0, 1, 0], [0, 1, 0, 1, 0, 1, 1], [0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]], bool)
+
+    def test_a_turn_is_a_completion_and_the_text_that_answers_it(self):
+        turn = turn_of(rollouts_of(np.zeros(self.MASK.shape), mask=self.MASK))
+        np.testing.assert_array_equal(turn, [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 2, 2], [0] * 7, [0] * 7])
+
+    def paid(self) -> np.ndarray:
+        """Turns of three rollouts earn 1, 4; 2, 0, 3; 5. What stands elsewhere is no reward."""
+        reward = np.where(self.MASK, 0.0, np.nan)
+        reward[0, 2], reward[0, 5], reward[1, 1], reward[1, 6], reward[2, 2] = 1, 4, 2, 3, 5
+        return reward
+
+    def test_returns_by_hand(self):
+        returns = turn_returns(rollouts_of(self.paid(), mask=self.MASK))
+        np.testing.assert_array_equal(returns, [[5, 4, 4, 4], [5, 3, 3, 3], [5, 5, 5, 5], [0, 0, 0, 0]])
+
+    def test_advantages_by_hand(self):
+        # First turns: 5 all. Second: 4 less (3 + 5) / 2, 3 less (4 + 5) / 2. Third: 3 less (4 + 5) / 2.
+        advantage = turn_leave_one_out(rollouts_of(self.paid(), mask=self.MASK))
+        np.testing.assert_array_equal(advantage, [[0] * 7, [0, 0, 0, -1.5, 0, -1.5, -1.5], [0] * 7, [0] * 7])
+        alone = rollouts_of(self.paid(), mask=self.MASK, group=[0, 1, 2, 3])
+        assert (turn_leave_one_out(alone) == 0).all(), "others in a group of one"
+
+    def test_reward_at_the_end_makes_it_leave_one_out(self):
+        """However many turns each takes. Equal rewards are exactly nothing."""
+        reward = np.zeros(self.MASK.shape)
+        reward[[0, 1, 2], [5, 6, 2]] = 1, 0.25, 0.5
+        rollouts = rollouts_of(reward, mask=self.MASK)
+        np.testing.assert_allclose(turn_leave_one_out(rollouts), leave_one_out(rollouts), rtol=1e-6)
+        equal = rollouts._replace(reward=jnp.where(reward > 0, 10000.1, 0.0))
+        assert (turn_leave_one_out(equal) == 0).all()
+
+
 class TestReturns:
     def test_by_hand_through_environment_text(self):
         rollouts = rollouts_of([[1, 7, 2, 4]], mask=[[1, 0, 1, 1]])
@@ -124,6 +161,19 @@ class TestGAE:
         rollouts = rollouts_of([[0, 0, 1]], mask=[[1, 0, 1]])
         advantage = gae(rollouts, jnp.array([[0.5, 9.0, 0.2]]), 0.5, 0.5)
         np.testing.assert_allclose(advantage, [[0.5 * 0.2 - 0.5 + 0.25 * 0.8, 0, 0.8]], rtol=1e-6)
+
+    def test_an_observation_of_any_length_changes_nothing(self):
+        """Values and advantages go from the first token of a turn to the last of the one before."""
+        reward, value = np.array([0, 0.25, 0, 1]), np.array([0.5, 0.4, 0.3, 0.2])
+        plain = gae(rollouts_of(reward[None]), jnp.asarray(value[None]), 0.9, 0.8)[0]
+        for length in range(1, 4):
+            place = np.array([0, 1, 2 + length, 3 + length])
+            rewards, values = np.full((2, 1, 4 + length), 7.0)  # where nobody chose, they count for nothing
+            rewards[0, place], values[0, place] = reward, value
+            mask = np.isin(np.arange(4 + length), place)[None]
+            advantage = gae(rollouts_of(rewards, mask=mask), jnp.asarray(values), 0.9, 0.8)
+            np.testing.assert_allclose(advantage[mask], plain, rtol=1e-6)
+            assert (advantage[~mask] == 0).all()
 
     def test_with_no_discount_and_a_zero_critic_it_is_the_return(self):
         rollouts = rollouts_of([[1, 0, 2, 4]])

@@ -37,6 +37,7 @@ GROUP_RELATIVE = {
     "opsm": {},
     "maxrl": NO_KL,
     "rloo": NO_KL,
+    "turn_level_grpo": {},
     "reinforce_plus_plus_baseline": NO_KL,
 }
 

@@ -58,6 +58,7 @@ class BatchConfig(NamedTuple):
     microbatch_tokens: Count
     nonfinite: Literal["stop", "skip"]
     max_completion_tokens: Count | None
+    max_episode_tokens: Count | None
     max_sampling_rounds: Count
     buckets: list[Count] | None
 
@@ -196,6 +197,7 @@ def make_plan(config: Any, names: dict[str, str], devices: Sequence[jax.Device] 
         | {
             "microbatch_tokens": batch.microbatch_tokens,
             "max_completion_tokens": batch.max_completion_tokens,
+            "max_episode_tokens": batch.max_episode_tokens,
             "buckets": batch.buckets,
         }
         | {"devices": len(devices or jax.local_devices()), "demonstrations": demonstrated(task, warm_start)}
@@ -296,7 +298,15 @@ def room(task: Task, batch: BatchConfig) -> SequenceLimits:
         raise ConfigError(
             "batch.max_completion_tokens", completion, f"at least {least}, for the longest answer and its end"
         )
-    limits = SequenceLimits(bounds.prompt, completion, bounds.observation, bounds.turns, ())
+    least = bounds.turns * least + (bounds.turns - 1) * bounds.observation
+    if batch.max_episode_tokens is not None and batch.max_episode_tokens < least:
+        raise ConfigError(
+            "batch.max_episode_tokens",
+            batch.max_episode_tokens,
+            f"at least {least}, for the longest answer of every turn and its end, and the observations",
+        )
+    most = batch.max_episode_tokens
+    limits = SequenceLimits(bounds.prompt, completion, bounds.observation, bounds.turns, (), most)
     smaller = sorted(bucket for bucket in batch.buckets or () if bucket < limits.episode)
     return limits._replace(buckets=(*smaller, limits.episode))
 

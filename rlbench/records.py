@@ -138,6 +138,7 @@ class RolloutCounts(TypedDict):
 @open_ended
 class TokenCounts(TypedDict):
     by_fate: Annotated[dict[str, Natural], AfterValidator(has_fates)]
+    prefill_saved: Natural
 
 
 @open_ended

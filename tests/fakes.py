@@ -14,7 +14,7 @@ from rlbench.models.tokenizers import Characters
 from rlbench.models.transformer import transformer
 from rlbench.plugins import build, plain
 from rlbench.testing import options
-from rlbench.types import Algorithm, Bounds, Model, Problem, Rollouts, Status, Step
+from rlbench.types import Algorithm, Bounds, Model, Problem, Rollouts, Status, Step, Tokenizer
 from rlbench.verifying.delay import AT_ONCE, Delay
 from rlbench.verifying.verifier import Verifier, Verifying
 
@@ -132,10 +132,12 @@ class TwoTurns:
         return "a"
 
 
-def limits_of(task, completion: int = 2, buckets: tuple[int, ...] = ()) -> SequenceLimits:
+def limits_of(
+    task, completion: int = 2, buckets: tuple[int, ...] = (), continuation: int | None = None
+) -> SequenceLimits:
     """Room for a task's text, in one bucket unless smaller ones are given."""
     bounds = task.bounds
-    limits = SequenceLimits(bounds.prompt, completion, bounds.observation, bounds.turns, ())
+    limits = SequenceLimits(bounds.prompt, completion, bounds.observation, bounds.turns, (), continuation)
     return limits._replace(buckets=(*buckets, limits.episode))
 
 
@@ -149,10 +151,12 @@ def player_of(
     acting: Acting = ACTING,
     verifier: Verifier = VERIFIER,
     delay: Delay = AT_ONCE,
+    continuation: int | None = None,
+    tokenizer: Tokenizer = LETTERS,
 ) -> Player:
-    """A player on the letters' tokenizer."""
-    limits, key = limits_of(task, completion, buckets), jax.random.key(7)
-    return Player(model, task, LETTERS, limits, sampling, devices, key, verifier, acting, delay=delay)
+    """A player, on the letters' tokenizer unless told otherwise."""
+    limits, key = limits_of(task, completion, buckets, continuation), jax.random.key(7)
+    return Player(model, task, tokenizer, limits, sampling, devices, key, verifier, acting, delay=delay)
 
 
 def problems_of(task, count: int) -> list:

@@ -47,10 +47,10 @@ class LockStep:
         episodes.begin(everyone, version)
         rows, ids = len(everyone), words(episodes.ids)
         limit = np.full(rows, limits.completion, np.int32) if limit is None else limit
-        outputs, cache = self.begin(params, *prompts, group_size, limits.episode)
+        outputs, cache = self.begin(params, *prompts, group_size, limits.slots)
         while len(going):
             room = np.zeros(rows, np.int32)
-            room[going] = limit[going]
+            room[going] = np.minimum(limit[going], episodes.room(going))
             cache, *said = self.sample(params, cache, outputs, self.player.key, ids, room, limits.completion)
             tokens, logp, count = map(np.asarray, said)
             there = np.arange(tokens.shape[1]) < count[:, None]

@@ -26,6 +26,7 @@ class Pass(NamedTuple):
     read: np.ndarray | int  # positions of each whose outputs were used
     copies: int = 1  # rows that share a sequence
     times: int = 1  # the same sequences went through
+    cached: int = 0  # tokens that turns found in the cache, and would have read again without it
 
 
 class Room(NamedTuple):

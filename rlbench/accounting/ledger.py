@@ -50,6 +50,7 @@ class Totals:
     attributes: Counter[str] = field(default_factory=Counter)
     rollouts: Counter[str] = field(default_factory=Counter)  # by fate
     tokens: Counter[str] = field(default_factory=Counter)  # by fate
+    prefill_saved: int = 0  # tokens that would have been read again if the cache had not gone on from turn to turn
     verification: Verification = NOTHING
     evaluating: Verification = NOTHING
     evaluation_seconds: float = 0.0
@@ -140,6 +141,7 @@ class Ledger(Stateful):
             totals.in_flight.flops[places] += charged
             totals.in_flight.fed[places] += through
             totals.spend(spent.flops, useful_flops(spent.passes, self.sizes, spent.flops))
+            totals.prefill_saved += sum(one.cached for one in spent.passes)
             totals.verification = totals.verification.plus(spent.verification)
 
     def judged(self, ids: np.ndarray, tally: Tally, problems: int, *, whole: bool = True) -> None:
@@ -272,6 +274,7 @@ class Ledger(Stateful):
                 "by_kind": {kind: totals.generated[kind] for kind in ("prompt", "completion", "environment")},
                 "by_fate": {fate.value: totals.tokens[fate] for fate in Fate},
                 "in_flight": int(flying.tally.tokens[flying.judged].sum()),
+                "prefill_saved": totals.prefill_saved,
             },
         }
 
@@ -301,6 +304,7 @@ class Ledger(Stateful):
             **{f"rollouts/fate/{name}": value for name, value in counts["rollouts"]["by_fate"].items()},
             **{f"tokens/fate/{name}": value for name, value in counts["tokens"]["by_fate"].items()},
             **{f"tokens/kind/{name}": value for name, value in counts["tokens"]["by_kind"].items()},
+            "tokens/prefill_saved": counts["tokens"]["prefill_saved"],
             **{f"rollouts/{name}": value for name, value in counts["rollouts"]["attributes"].items()},
             **{f"verification/{name}": value for name, value in self.totals.verification._asdict().items()},
             **{f"seconds/{name}": value for name, value in seconds["devices"].items()},
@@ -411,7 +415,7 @@ def learning_passes(
         for slots, *columns, copies in parts
     ]
     phases = [(Phase.SCORE, parts, 1), (Phase.FORWARD, parts, epochs), (Phase.BACKWARD, back, epochs)]
-    return [Pass._make([phase, *part, times]) for phase, some, times in phases for part in some]
+    return [Pass(phase, *part)._replace(times=times) for phase, some, times in phases for part in some]
 
 
 def margins(flops: Flops) -> dict[str, dict[str, float]]:

@@ -67,6 +67,8 @@ def rollouts_table(ledger: Mapping[str, Any]) -> Table:
     add(table, "overhead", "", "", quantity(executed["overhead"]))
     if executed["left_out"]:
         add(table, "left out, since it teaches nothing", "", "", quantity(executed["left_out"]))
+    if saved := ledger["tokens"]["prefill_saved"]:
+        add(table, "not read again in later turns", "", f"{saved:,}", "")
     table.add_section()
     judged = ledger["verification"]
     add(

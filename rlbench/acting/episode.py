@@ -22,6 +22,7 @@ class SequenceLimits(NamedTuple):
     observation: int
     turns: int
     buckets: tuple[int, ...]  # row lengths of Rollouts, ascending; the last holds any episode
+    continuation: int | None = None  # of all turns together, observations included; None: what they can have
 
     @property
     def episode(self) -> int:
@@ -31,7 +32,16 @@ class SequenceLimits(NamedTuple):
     @property
     def widths(self) -> Widths:
         """Of the two parts of a row."""
-        return Widths(self.prompt, self.turns * self.completion + (self.turns - 1) * self.observation)
+        return Widths(self.prompt, min(self._all_turns, self.continuation or self._all_turns))
+
+    @property
+    def slots(self) -> int:
+        """Room of a row in the cache, to which an observation is written in full width, padding too."""
+        return self.prompt + min(self._all_turns, self.widths.continuation + self.observation)
+
+    @property
+    def _all_turns(self) -> int:
+        return self.turns * self.completion + (self.turns - 1) * self.observation
 
 
 class Trajectory(NamedTuple):
@@ -46,7 +56,7 @@ class Trajectory(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     observation_tokens: int
-    truncated: bool  # a completion reached its longest length without ending
+    truncated: bool  # a completion reached its longest length without ending, or the episode did
     timed_out: bool  # a completion was not judged in time
     detail: str  # the reason of the status, for people
 
@@ -112,16 +122,25 @@ class Passed(NamedTuple):
     fed: np.ndarray  # i64[rows]
     seen: np.ndarray  # i64[rows]  tokens that they attend to
     read: np.ndarray  # i64[rows]  positions whose outputs were used
+    cached: np.ndarray  # i64[rows]  tokens that the cache had already, and that were not read again
 
     @classmethod
     def blank(cls, rows: int) -> "Passed":
-        return cls(*np.zeros((3, rows), np.int64))
+        return cls(*np.zeros((4, rows), np.int64))
 
-    def add(self, rows: np.ndarray, fed: np.ndarray, before: np.ndarray, read: np.ndarray | int) -> None:
-        """`fed` tokens of each of some rows, all different, after `before` others."""
+    def add(
+        self, rows: np.ndarray, fed: np.ndarray, before: np.ndarray, read: np.ndarray | int, continued: bool = False
+    ) -> None:
+        """`fed` tokens of each of some rows, all different, after `before` others.
+
+        Args:
+          continued: a turn begins, for which these others would be read again if the cache had not kept them.
+        """
         self.fed[rows] += fed
         self.seen[rows] += attended(fed, before)
         self.read[rows] += read
+        if continued:
+            self.cached[rows] += before
 
 
 class Episodes(Stateful):
@@ -218,7 +237,7 @@ class Episodes(Stateful):
 
     def answers_read(self, rows: np.ndarray, length: np.ndarray) -> None:
         """The network has read the last tokens of episodes, so many of each."""
-        self._answers.add(rows, length, self.length[rows] - length, 1)
+        self._answers.add(rows, length, self.length[rows] - length, 1, continued=True)
 
     def sampled(
         self, rows: np.ndarray, tokens: np.ndarray, logp: np.ndarray, there: np.ndarray, version: int, behind: int = 0
@@ -256,7 +275,7 @@ class Episodes(Stateful):
         """Takes the environment's answers to completions of some episodes, all different.
 
         Returns what the episodes that go on read next: the last token of the completion, which nobody has read yet,
-        and the answer's. The others are over, or were in their last turn.
+        and the answer's. The others are over, were in their last turn, or have no room for the answer and a token more.
         """
         columns = (np.fromiter(column, object, len(rows)) for column in zip(*steps, strict=True))
         self.states[rows], observation, reward, status, _, self.detail[rows], self.solved[rows] = columns
@@ -267,7 +286,14 @@ class Episodes(Stateful):
         self.turn[rows] += 1
         goes_on = (self.turn[rows] < self.limits.turns) & (status == Status.OPEN) & (observation != None)  # noqa: E711
         self.over[rows[~goes_on]] = True
-        return [self._read(int(rows[one]), tokenizer.encode(observation[one])) for one in np.flatnonzero(goes_on)]
+        answers = [(int(rows[one]), tokenizer.encode(observation[one])) for one in np.flatnonzero(goes_on)]
+        cut = [row for row, answer in answers if len(answer) >= self.room(row)]
+        self.over[cut] = self.truncated[cut] = True
+        return [self._read(row, answer) for row, answer in answers if not self.over[row]]
+
+    def room(self, rows: Any) -> Any:
+        """Tokens that some episodes, or one, may still have."""
+        return self.prompt_length[rows] + self.limits.widths.continuation - self.length[rows]
 
     def _read(self, row: int, answer: list[int]) -> tuple[int, list[int]]:
         end = self.length[row]
@@ -347,10 +373,10 @@ class Episodes(Stateful):
 
 def _taken(passed: Passed, phase: Phase, rows: np.ndarray, copies: int = 1) -> Pass:
     """The tokens of some rows that went through, in as many slots; from now on none."""
-    fed, seen, outputs = (column[rows] for column in passed)
+    fed, seen, outputs, cached = (column[rows] for column in passed)
     for column in passed:
         column[rows] = 0
-    return Pass(phase, int(fed.sum()), fed, seen, outputs, copies)
+    return Pass(phase, int(fed.sum()), fed, seen, outputs, copies, cached=int(cached.sum()))
 
 
 def ragged(lists: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:

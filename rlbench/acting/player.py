@@ -115,7 +115,7 @@ class Player:
             (policy,) = networks.values()
             return reread(model, policy, slots, tokens, length)
 
-        self.idle = jax.jit(partial(idle, model, slots=limits.episode), static_argnums=0, out_shardings=devices.rows)
+        self.idle = jax.jit(partial(idle, model, slots=limits.slots), static_argnums=0, out_shardings=devices.rows)
         settings: dict[str, Any] = {"phase": Phase.DECODE, "account": self.account}
         self.read = CompiledFunction(devices, read, networks=(0,), **settings)
         self.start = CompiledFunction(devices, start, (0,), **settings)
@@ -127,7 +127,7 @@ class Player:
 
     def fresh(self, slots: int) -> Slots:
         """Idle rows."""
-        shapes = jax.eval_shape(partial(idle, self.model, slots, slots=self.limits.episode))
+        shapes = jax.eval_shape(partial(idle, self.model, slots, slots=self.limits.slots))
         with in_memory("idle", Phase.DECODE, shapes):
             made: Slots = self.devices.memory.note(self.idle(slots))
             return made
@@ -141,7 +141,7 @@ class Player:
     def cache_bytes(self, rollouts: int, group_size: int) -> int:
         """Bytes of the key-value caches of a play, on all devices together."""
         rows, limits = self.rows(rollouts, group_size), self.limits
-        shapes = [(rows.slots, limits.episode), (rows.prompts, limits.prompt)]
+        shapes = [(rows.slots, limits.slots), (rows.prompts, limits.prompt)]
         return sum(tree_bytes(jax.eval_shape(lambda shape=shape: self.model.cache(*shape))) for shape in shapes)
 
     def play(
@@ -367,7 +367,7 @@ class Play(Stateful):
             source = np.full(slots, -1, np.int32)
             source[rows] = self.prompt_at[mine // group]
             which = np.maximum(self.at, 0)
-            admission = Admission(source, words(self.episodes.ids[which]), self.greedy[which], self.limit[which])
+            admission = Admission(source, words(self.episodes.ids[which]), self.greedy[which], self._limit(which))
             with player.account.during(Activity.COMPUTING):
                 admission = player.devices.handed(admission)
                 self.slots = player.start(self.slots, self.shared, player.key, admission)
@@ -401,6 +401,10 @@ class Play(Stateful):
             with player.account.during(Activity.COMPUTING):
                 self.slots = player.answers(self.networks, self.slots, player.key, observation)
 
+    def _limit(self, rollouts: np.ndarray) -> np.ndarray:
+        """The most tokens of the next completions of some rollouts, i32[n]."""
+        return np.minimum(self.limit[rollouts], self.episodes.room(rollouts)).astype(np.int32)
+
     def _observation(self, answers: Sequence[tuple[int, list[int]]]) -> Observation:
         """Answers to rollouts, as many at most as are read at once."""
         limits, size = self.player.limits, self.rows.readers
@@ -412,7 +416,7 @@ class Play(Stateful):
             np.pad(rows, (0, missing), constant_values=self.rows.slots),  # rows that do not exist
             np.pad(tokens, ((0, missing), (0, 0))),
             np.pad(length, (0, missing)),
-            np.pad(self.limit[rollouts], (0, missing)),
+            np.pad(self._limit(rollouts), (0, missing)),
         )
         return self.player.devices.handed(observation)
 

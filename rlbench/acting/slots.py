@@ -118,7 +118,8 @@ def answer(
 def reread(model: Model, params: Params, slots: Slots, tokens: Array, length: Array) -> Slots:
     """Has rows read their text i32[B, S] again, with other weights than before; those of length[b] 0 stay."""
     with jax.named_scope(Phase.PREFILL):
-        _, cache = prefill(model, params, model.cache(*tokens.shape), tokens, length)
+        empty = model.cache(len(tokens), slots.cache.keys[0].shape[2])
+        _, cache = prefill(model, params, empty, tokens, length)
     return in_rows(slots._replace(cache=either(length > 0, cache, slots.cache)))
 
 

@@ -198,6 +198,10 @@ def test_async_grpo_brings_its_runner(rlbench):
             ["batch.max_completion_tokens=3"],
             "batch.max_completion_tokens=3: at least 4, for the longest answer and its end",
         ),
+        (
+            ["batch.max_episode_tokens=3"],
+            "batch.max_episode_tokens=3: at least 4, for the longest answer of every turn and its end, and",
+        ),
         (["tokenizer.alphabet=abc"], "tokenizer.alphabet='abc': has to hold '+'"),
         (["evaluation.pass_at=[9]"], "evaluation.pass_at=9: at most evaluation.samples = 4"),
         (["task.operations=[divide]"], "task.operations.0=divide: input should be 'add'"),

@@ -19,7 +19,7 @@ from rlbench.accounting.reconcile import DoesNotReconcile, check
 from rlbench.accounting.tally import Tally
 from rlbench.accounting.timeline import Timeline
 from rlbench.accounting.useful import useful_flops
-from rlbench.types import Fate, Phase, Size
+from rlbench.types import Fate, Phase, Size, Status, Step
 from tests.fakes import Copy, TwoTurns, player_of, problems_of, small_model
 
 SIZE = Size(body=100, attention=8, head=40)
@@ -94,6 +94,43 @@ def test_passes_are_what_the_trajectories_say(devices):
     np.testing.assert_array_equal(seen, (tally.tokens - 1) * tally.tokens // 2)
     assert {cell for cell in spent.flops if cell[1] == "policy"} == {("prefill", "policy"), ("decode", "policy")}
     assert actor.account.take().flops == {}, "what was taken is gone"
+
+
+class ThreeTurns(TwoTurns):
+    """Never over before its last turn."""
+
+    bounds = TwoTurns.bounds._replace(turns=3)
+
+    def step(self, state, completion):
+        return Step(state, "cc=", 0.0, Status.OPEN)
+
+
+def test_the_prefill_that_a_cache_saves_from_turn_to_turn_is_counted(devices):
+    """A later turn would read again the prompt, and the completions and observations so far, but for the last token.
+
+    That one, of a completion, is read with the observation, whether or not the cache goes on.
+    """
+    model = small_model()
+    actor = player_of(model, ThreeTurns(), devices)
+    batch = actor.play(model.init(jax.random.key(0)), problems_of(ThreeTurns(), 10), 2, first_id=0, version=0)
+    spent, ledger, saved = actor.account.take(), ledger_of(), 0
+    for mask in batch.rollouts.mask:
+        _, *later = np.flatnonzero(np.diff(mask.astype(int)) == 1) + 1  # first tokens of completions
+        saved += sum(begin - 3 - 1 for begin in later)  # an observation has 3
+    ledger.acted(batch.trajectories.ids, spent)
+    assert ledger.counts()["tokens"]["prefill_saved"] == saved
+    assert sum(one.fed.sum() for one in spent.passes if one.phase == Phase.PREFILL) == 10 * 2 + 20 * 2 * (1 + 3)
+
+
+def test_what_turns_did_not_read_again_adds_up():
+    """Three answers: after 4 tokens, after 9, and after 6 of another rollout, each read with its observation of 3."""
+    ledger = ledger_of()
+    answers = pass_of(Phase.PREFILL, 12, [8, 4], 0, [2, 1])._replace(cached=(4 - 1) + (9 - 1) + (6 - 1))
+    for _ in range(2):
+        ledger.acted(np.array([3, 5]), Spent(Counter(), (answers,), Verification()))
+    assert ledger.counts()["tokens"]["prefill_saved"] == 2 * 16
+    assert ledger.row(0.0, {"devices": {}})["tokens/prefill_saved"] == 32
+    assert whole_ledger().counts()["tokens"]["prefill_saved"] == 0, "where there is one turn"
 
 
 def test_decoding_is_counted_by_its_trips(devices):

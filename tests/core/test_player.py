@@ -14,7 +14,8 @@ import pytest
 from rlbench.acting.demonstrations import demonstrations
 from rlbench.acting.player import Player
 from rlbench.acting.slots import Admission, Sampling, admit, decode, idle, read_prompts
-from rlbench.models.tokenizers import END, PAD
+from rlbench.models.likelihood import token_logp
+from rlbench.models.tokenizers import END, PAD, Characters
 from rlbench.randomness import words
 from rlbench.types import Status, Step
 from tests.fakes import (
@@ -164,12 +165,85 @@ def test_the_smallest_bucket_that_holds_the_batch_is_taken(devices):
     assert lengths <= {4, 5, 6} and len(lengths) > 1
 
 
+class Merging(Characters):
+    """Letters, and a token for two of them: "ab" can be sampled as one token or as two, and is encoded as one."""
+
+    def __init__(self):
+        super().__init__(alphabet="abc=")
+        self.vocabulary += 1
+        self.emits = np.arange(self.vocabulary) != PAD
+        self._letters = [*self._letters, "ab"]
+
+    def encode(self, text):
+        first, *others = text.split("ab")
+        return sum(([6, *super(Merging, self).encode(part)] for part in others), super().encode(first))
+
+
+class Echoes(TwoTurns):
+    """Four turns, whose observations have one to three characters."""
+
+    bounds = TwoTurns.bounds._replace(turns=4)
+
+    def step(self, state, completion):
+        turn = (state or 0) + 1
+        return Step(turn, "ab="[turn % 3 :], 0.25 * (completion == "ab"), Status.OPEN)
+
+
+def test_a_trajectory_is_what_the_model_saw_token_for_token(devices):
+    """Also where its text, encoded again, would be other tokens: recorded log-probabilities are those of its tokens."""
+    tokenizer = Merging()
+    model = small_model(tokenizer)
+    weights = rough(model.init(jax.random.key(0)))
+    player = player_of(model, Echoes(), devices, completion=4, tokenizer=tokenizer, acting=FEW)
+    batch = player.play(weights, problems_of(Echoes(), 20), 2, first_id=0, version=0)
+    rollouts = jax.tree.map(jnp.asarray, batch.rollouts)
+    np.testing.assert_allclose(token_logp(model, weights, rollouts), batch.rollouts.logp, atol=1e-5)
+
+    def encoded_again(row):
+        """The row as tokens of its texts: completions, each with its end, and what was said between them."""
+        ends = np.split(row, np.flatnonzero(row == END) + 1)
+        texts = [[*tokenizer.encode(tokenizer.decode(tokens)), *tokens[tokens == END].tolist()] for tokens in ends]
+        return [*itertools.chain(*texts)]
+
+    drifted = [
+        row
+        for row, length in zip(batch.rollouts.tokens, batch.trajectories.tally.tokens, strict=True)
+        if encoded_again(row[:length]) != row[:length].tolist()
+    ]
+    assert len(drifted) > 5, "the test wants texts that are encoded otherwise than they were sampled"
+
+
 FEW = ACTING._replace(slots=5, chunk=2)  # rows for many rollouts
 
 
-def test_everything_is_compiled_in_the_first_play(devices):
-    """However many rollouts, whatever their length, and whether or not the environment answered before."""
-    player = player_of(MODEL, Sometimes(), devices, acting=FEW, completion=4)
+@pytest.mark.parametrize("most", [9, 12, 17])
+def test_an_episode_has_as_many_tokens_as_it_may_and_no_more(devices, most):
+    """A completion is cut where the episode is full; one whose observation leaves no room for a token is over."""
+    player = player_of(MODEL, Echoes(), devices, completion=5, continuation=most, acting=FEW)
+    batch = player.play(params(), problems_of(Echoes(), 30), 2, first_id=0, version=0)
+    tally = batch.trajectories.tally
+    length = tally.tokens - tally.prompt
+    assert length.max() == most and len({*length.tolist()}) > 1
+    for trajectory, full in zip(batch.trajectories, length > most - 4, strict=True):
+        assert len(trajectory.completions) == 4 or (full and trajectory.truncated)
+    rollouts = jax.tree.map(jnp.asarray, batch.rollouts)
+    np.testing.assert_allclose(token_logp(MODEL, params(), rollouts), batch.rollouts.logp, atol=1e-5)
+    expected = LockStep(player).play(params(), problems_of(Echoes(), 30), 2, first_id=0, version=0)
+    assert list(batch.trajectories) == list(expected.trajectories)
+    np.testing.assert_array_equal(batch.rollouts.tokens, expected.rollouts.tokens)
+
+
+def test_an_episode_whose_first_completion_may_fill_it_has_one_turn(devices):
+    player = player_of(MODEL, Echoes(), devices, completion=5, continuation=3)
+    batch = player.play(params(), problems_of(Echoes(), 20), 1, first_id=0, version=0)
+    assert {len(t.completions) for t in batch.trajectories if t.completion_tokens > 1} == {1}
+    assert max(t.completion_tokens for t in batch.trajectories) == 3
+
+
+@pytest.mark.parametrize(("task", "continuation"), [(Sometimes(), None), (Echoes(), 12)], ids=["turns", "full"])
+def test_everything_is_compiled_in_the_first_play(devices, task, continuation):
+    """However many rollouts, turns and tokens of each, and whether or not the environment answered before."""
+    player = player_of(MODEL, task, devices, acting=FEW, completion=4, continuation=continuation)
     for version, problems in enumerate((8, 8, 3, 20)):
         player.play(params(), problems_of(TwoTurns(), problems), 2, first_id=8 * version, version=version)
     programs = (player.read, player.start, player.answers, player.sample)

@@ -40,7 +40,8 @@ class Measured(NamedTuple):
     trajectories: list[dict[str, Any]]  # of a few completions, as trackers take them
 
 
-KEPT = ("problem", "prompt", "completions", "reward", "status", "detail", "truncated")  # of a trajectory
+SUCCESS = "eval/success/"  # of a label
+KEPT = ("problem", "prompt", "completions", "reward", "status", "detail", "labels", "truncated")  # of a trajectory
 
 
 def distinct_problems(task: Task, split: str, count: int) -> list[tuple[int, Problem]]:
@@ -84,8 +85,25 @@ def evaluate(
         f"eval/majority@{settings.samples}": mean(majority(trajectories.said, valid, solved)),
         "eval/infrastructure_failures": int((~valid).sum()),
     }
+    metrics |= by_label(trajectories.labels[: asked * attempts], valid.ravel(), solved.ravel())
     kept = samples_of(trajectories, attempts, min(settings.trajectories, asked))
     return Measured(metrics, Outcomes(valid[:, 0], solved[:, 0]), kept)
+
+
+def by_label(labels: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> dict[str, float | None]:
+    """For each label of the task, the number of its rollouts that were judged, and the share of them that is solved.
+
+    Args:
+      labels: object[rollouts] of tuples, or None.
+      valid: bool[rollouts] that were judged.
+      solved: bool[rollouts].
+    """
+    found: dict[str, list[bool]] = {}
+    for mine, right in zip(labels[valid], solved[valid].tolist(), strict=True):
+        for label in sorted(set(mine or ())):
+            found.setdefault(label, []).append(right)
+    counts = {f"eval/rollouts/{label}": len(rights) for label, rights in sorted(found.items())}
+    return counts | {f"{SUCCESS}{label}": mean(rights) for label, rights in sorted(found.items())}
 
 
 def majority(said: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from .accounting.ledger import SCHEMA, Gain, Ledger
 from .accounting.memory import MemoryMeter
 from .accounting.timeline import DeviceState, Timeline
 from .checkpoint import Stateful
-from .evaluation import Measured, Outcomes
+from .evaluation import SUCCESS, Measured, Outcomes
 from .interrupts import Terminated
 from .plan import Plan
 from .start import Start
@@ -18,6 +18,11 @@ from .tracking.files import Files
 from .types import Diverged, Tracker
 
 log = logging.getLogger(__name__)
+
+
+def success(metrics: Mapping[str, float | None], label: str) -> dict[str, float | None]:
+    """The rollouts of an evaluation that have a label, and the share of them that is solved."""
+    return {"rollouts": metrics[f"eval/rollouts/{label}"], "success": metrics[f"{SUCCESS}{label}"]}
 
 
 class Recorder(Stateful):
@@ -112,6 +117,8 @@ class Recorder(Stateful):
         for tracker in self.trackers:
             tracker.trajectories(step, measured.trajectories)
         self.summary["accuracy_after"] = accuracy
+        if labels := [name.removeprefix(SUCCESS) for name in measured.metrics if name.startswith(SUCCESS)]:
+            self.summary["success_by_label"] = {label: success(measured.metrics, label) for label in labels}
         if accuracy is None:
             log.warning("held-out accuracy at step %d is unknown: no completion could be judged", step)
         if step == 0:

@@ -4,6 +4,7 @@ Shapes: B rollouts in a batch, T tokens in a row, V tokens in the vocabulary. In
 anything said of token t (its log-probability, its value, its version) was known before t was chosen.
 """
 
+import re
 from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +42,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 REWARD_TOLERANCE = 1e-6  # of full reward, which is 1: a sum of rewards is rounded
 SOLVED_ABOVE = 1.0 - REWARD_TOLERANCE  # a rollout whose rewards add up to more is solved
+
+
+LABEL = re.compile(r"[a-z0-9_]{1,64}")  # a fact about an episode, as part of the name of a metric
 
 
 def is_full(reward: float) -> bool:
@@ -415,6 +419,7 @@ class Step(NamedTuple):
     cpu_seconds: float = 0.0
     detail: str = ""  # the reason of the status, for people
     solved: bool | None = None  # of the last step: whether the rollout is solved; None: if its rewards add up to 1
+    labels: tuple[str, ...] = ()  # of the last step: facts about the episode; success is reported for each
 
     @property
     def next_observation(self) -> str | None:

@@ -59,6 +59,7 @@ class Trajectory(NamedTuple):
     truncated: bool  # a completion reached its longest length without ending, or the episode did
     timed_out: bool  # a completion was not judged in time
     detail: str  # the reason of the status, for people
+    labels: tuple[str, ...]  # facts about the episode
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ class Trajectories(Sequence[Trajectory]):
     solved: np.ndarray  # bool[n]  as the last step says, or else if rewards add up to 1
     status: np.ndarray  # object[n]
     detail: np.ndarray  # object[n]
+    labels: np.ndarray  # object[n]  of the last step; None of an episode without a step
     tally: Tally
 
     def __len__(self) -> int:
@@ -95,6 +97,7 @@ class Trajectories(Sequence[Trajectory]):
             truncated=bool(tally.truncated[at]),
             timed_out=bool(tally.timed_out[at]),
             detail=self.detail[at],
+            labels=self.labels[at] or (),
         )
 
     @property
@@ -153,8 +156,8 @@ class Episodes(Stateful):
     # fmt: off
     STATE = (
         "ids", "seed", "prompts", "prompt_length", "tokens", "chosen", "logp", "reward", "version", "behind", "oldest",
-        "over", "length", "turn", "completed", "states", "status", "detail", "solved", "said", "truncated", "timed_out",
-        "_prompt_counted", "_prompts", "_answers", "_decoded",
+        "over", "length", "turn", "completed", "states", "status", "detail", "solved", "labels", "said", "truncated",
+        "timed_out", "_prompt_counted", "_prompts", "_answers", "_decoded",
     )
     # fmt: on
 
@@ -175,7 +178,8 @@ class Episodes(Stateful):
         self.length = np.zeros(rows, np.int64)  # tokens so far
         self.turn = np.zeros(rows, np.int64)  # completions that were judged
         self.completed = np.zeros((rows, limits.turns), np.int64)  # tokens of each turn's completion
-        self.states, self.status, self.detail, self.solved = (np.full(rows, None, object) for _ in range(4))
+        self.states, self.status, self.detail = (np.full(rows, None, object) for _ in range(3))
+        self.solved, self.labels = (np.full(rows, None, object) for _ in range(2))
         self.said = np.full((rows, limits.turns), None, object)  # texts of the completions
         self.truncated, self.timed_out = np.zeros((2, rows), bool)
         self._prompt_counted = np.zeros(groups, bool)
@@ -201,6 +205,7 @@ class Episodes(Stateful):
         states = np.fromiter((problem.state for _, problem in problems), object, len(problems))
         self.states[rows] = np.repeat(states, self.group_size)
         self.status[rows], self.detail[rows], self.solved[rows], self.said[rows] = Status.OPEN, "", None, None
+        self.labels[rows] = None
         self.tokens[rows], self.chosen[rows], self.oldest[rows] = PAD, False, -1
         for column in (self.logp, self.reward, self.behind, self.turn, self.completed):
             column[rows] = 0
@@ -278,7 +283,8 @@ class Episodes(Stateful):
         and the answer's. The others are over, were in their last turn, or have no room for the answer and a token more.
         """
         columns = (np.fromiter(column, object, len(rows)) for column in zip(*steps, strict=True))
-        self.states[rows], observation, reward, status, _, self.detail[rows], self.solved[rows] = columns
+        self.states[rows], observation, reward, status, _, self.detail[rows], self.solved[rows], labels = columns
+        self.labels[rows] = labels
         end = self.length[rows]
         self.status[rows] = status
         self.timed_out[rows] |= status == Status.TIMEOUT
@@ -342,6 +348,7 @@ class Episodes(Stateful):
             solved=np.where(unknown, reward > SOLVED_ABOVE, solved).astype(bool),
             status=self.status[rows],
             detail=self.detail[rows],
+            labels=self.labels[rows],
             tally=self.tally(rows),
         )
 

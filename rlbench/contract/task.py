@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, cast
 
-from ..types import Bounds, PendingStep, PluginError, Problem, Program, SolvableTask, Status, Step, Task
+from ..types import LABEL, Bounds, PendingStep, PluginError, Problem, Program, SolvableTask, Status, Step, Task
 from .sources import Source, expect_of
 
 STATUSES = tuple(Status)
@@ -130,6 +130,7 @@ def steps_of(task: Task, steps: list[Any]) -> list[Step]:
             expect_of(step.status, step.status in STATUSES, "step", "status to be a Status")
             expect_of(step.detail, isinstance(step.detail, str), "step", "detail to be a text")
             expect_of(step.solved, step.solved in (None, True, False), "step", "solved to be None, True or False")
+            expect_of(step.labels, are_labels(step.labels), "step", "labels to be a tuple of texts of a-z, 0-9 and _")
             if step.status == Status.OPEN and bounds.turns > 1:  # nobody reads what follows the only turn
                 check_text(bounds, "step", "an observation of an open step", step.observation, bounds.observation)
     return steps
@@ -138,6 +139,10 @@ def steps_of(task: Task, steps: list[Any]) -> list[Step]:
 def is_real(value: Any) -> bool:
     """True of a number of Python or NumPy, not of an array."""
     return isinstance(value, int | float) or (getattr(value, "shape", None) == () and value.dtype.kind in "fiub")
+
+
+def are_labels(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(label, str) and LABEL.fullmatch(label) for label in value)
 
 
 def check_text(bounds: Bounds, about: str, what: str, text: Any, most: int) -> None:

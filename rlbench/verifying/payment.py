@@ -16,12 +16,13 @@ def plain(steps: Sequence[Any]) -> bool:
     """
     if set(map(type, steps)) != {Step}:
         return False
-    _, _, rewards, statuses, seconds, details, solved = zip(*steps, strict=True)
+    _, _, rewards, statuses, seconds, details, solved, labels = zip(*steps, strict=True)
     return (
         set(map(type, rewards)) == set(map(type, seconds)) == {float}
         and set(map(type, statuses)) == {Status}
         and set(map(type, details)) == {str}
         and set(map(type, solved)) <= {bool, type(None)}
+        and all(type(one) is tuple and not one for one in labels)
         and Status.OPEN not in statuses
         and math.isfinite(sum(rewards))
         and -MOST <= min(rewards) <= max(rewards) <= MOST

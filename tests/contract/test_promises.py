@@ -216,7 +216,7 @@ Other = namedtuple("Other", "state observation reward status")
     [
         (None, "a Step or a PendingStep; came None"),
         (1.0, "a Step or a PendingStep; came 1.0, a float"),
-        (tuple(RIGHT), "a Step or a PendingStep; came a tuple of 7"),
+        (tuple(RIGHT), "a Step or a PendingStep; came a tuple of 8"),
         (Other("a", None, 1.0, "passed"), "a Step or a PendingStep; came an Other"),
         (PendingStep.last("def f(): ...", "a"), "a PendingStep of a Program; came 'def f.*, a str"),
         (RIGHT._replace(reward="1.0"), "reward to be a number; came '1.0', a str"),
@@ -225,6 +225,8 @@ Other = namedtuple("Other", "state observation reward status")
         (RIGHT._replace(cpu_seconds=None), "cpu_seconds to be a number; came None"),
         (RIGHT._replace(status="right"), "status to be a Status; came 'right', a str"),
         (RIGHT._replace(detail=None), "detail to be a text; came None"),
+        (RIGHT._replace(labels=["a"]), "labels to be a tuple of texts of a-z, 0-9 and _; came a list of 1"),
+        (RIGHT._replace(labels=("A b",)), "labels to be a tuple of texts .*; came a tuple of 1"),
         (RIGHT._replace(status=Status.OPEN), "an observation of an open step to be a text; came None"),
         (Step("a", "abcd", 0.0, Status.OPEN), "an observation .* of 1 to 3 characters, by its bounds; came 4: 'abcd'"),
         (Step("a", "", 0.0, Status.OPEN), "an observation .* of 1 to 3 characters, .*; came 0: ''"),

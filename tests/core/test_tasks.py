@@ -5,6 +5,7 @@ import json
 import jax
 import pytest
 
+from rlbench.evaluation import Evaluation, evaluate
 from rlbench.experiment import run
 from rlbench.testing import TASK_CHECKS, NotApplicable
 from rlbench.types import ConfigError, Problem, Status, Step
@@ -52,6 +53,48 @@ def test_a_rollout_is_solved_by_its_reward_where_the_task_says_nothing(devices):
         rough(small_model().init(jax.random.key(0))), problems_of(task, 40), 1, first_id=0, version=0
     )
     assert [t.solved for t in batch.trajectories] == [t.reward == 1 for t in batch.trajectories]
+
+
+class Labelled(Copy):
+    """Says of an episode which letter it is about, and of "c" that it is late in the alphabet; "aa" breaks."""
+
+    def step(self, state: str, completion: str) -> Step:
+        step = super().step(state, completion)
+        if completion == "a":
+            return step._replace(status=Status.INFRASTRUCTURE, labels=("broken",))
+        return step._replace(labels=(state, "late") if state == "c" else ())
+
+
+def test_success_is_reported_for_each_label(devices):
+    """Of all completions that were judged, greedy and sampled: rollouts, and the share that is solved."""
+    model, task = small_model(), Labelled()
+    settings = Evaluation(every=1, problems=6, samples=20, pass_at=[1], target=0.9, top_k=0, top_p=1.0, trajectories=6)
+    player = player_of(model, task, devices)
+    params = model.init(jax.random.key(0))
+    metrics, _, kept = evaluate(settings, problems_of(task, 6), player, params, 0)
+    batch = player.play(params, problems_of(task, 6), 21, first_id=0, version=0, greedy=[True] + [False] * 20)
+    of_c = [t for t in batch.trajectories if t.prompt[0] == "c" and t.status != Status.INFRASTRUCTURE]
+    assert 0 < len(of_c) < 42 and any(t.solved for t in of_c)
+    for label in ("c", "late"):
+        assert metrics[f"eval/rollouts/{label}"] == len(of_c)
+        assert metrics[f"eval/success/{label}"] == pytest.approx(sum(t.solved for t in of_c) / len(of_c))
+    assert {name.rpartition("/")[2] for name in metrics if "/success/" in name} == {"c", "late"}
+    assert {row["labels"] for row in kept if row["prompt"] == "ccc="} == {("c", "late")}
+
+
+def test_success_by_label_is_in_the_summary(plan_of, tmp_path):
+    plan = plan_of("grpo", "warm_start.steps=0")
+    summary = run(plan._replace(task=Labelled()), tmp_path)
+    assert summary["success_by_label"].keys() == {"c", "late"}
+    assert json.loads((tmp_path / "summary.json").read_text())["success_by_label"] == summary["success_by_label"]
+    last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1]
+    assert summary["success_by_label"]["c"] == {
+        "rollouts": last["eval/rollouts/c"], "success": last["eval/success/c"]
+    }  # fmt: skip
+
+
+def test_a_task_without_labels_has_no_success_by_label(plan_of, tmp_path):
+    assert "success_by_label" not in run(plan_of("grpo", "warm_start.steps=0"), tmp_path)
 
 
 def test_a_run_opens_and_closes_a_task_that_has_no_solutions(plan_of, tmp_path):

@@ -18,9 +18,10 @@ from pydantic import Field
 from rlbench.hashing import drawn, number_of
 from rlbench.types import Bounds, ConfigError, Count, Natural, Problem, Status, Step
 
-from .faults import LONGEST_WAIT, RANK, Fault, Rates, Visit, Wish, send
+from .faults import LONGEST_WAIT, RANK, Fault, Rates, Visit
 from .latency import Latency
-from .pages import FIRST_NAMES, Request, Style, asked, longest, page_of, parsed, shown, written
+from .pages import FIRST_NAMES, Request, Style, asked, longest, page_of, shown, written
+from .session import Session, answered
 from .site import CITIES, DAYS, HIGHEST, KINDS, Command, Offer, Site, Stage, Verb
 
 HELDOUT = 5  # one request in so many is held out
@@ -40,10 +41,6 @@ class State(NamedTuple):
     tried: tuple[str, ...] = ()  # times that were seen to have no seat of the kind
     reached: int = 0  # of PAID
 
-    @property
-    def wish(self) -> Wish:
-        return Wish(self.request.search, self.request.kind, self.request.limit)
-
 
 class Booking:
     """A ticket, booked in several turns; a hash of the request says which split it is in.
@@ -55,6 +52,7 @@ class Booking:
       turns: at most; None: as many as the reference solution needs at worst.
       shaping: the part of the reward that is paid on the way to the booking.
       latency: seconds that a step takes.
+      url: of the site, where it is played over HTTP (rlbench-booking-site); None: in this process.
     """
 
     def __init__(
@@ -66,6 +64,7 @@ class Booking:
         turns: Count | None,
         shaping: Annotated[float, Field(ge=0, lt=1)],
         latency: Latency,
+        url: str | None,
     ):
         if sum(faults) > 1 + 1e-9:
             raise ConfigError("faults", f"{sum(faults):g} together", "at most 1 together")
@@ -74,10 +73,21 @@ class Booking:
         if turns is not None and turns < needed:
             raise ConfigError("turns", turns, f"at least {needed}, for max_faults={max_faults}")
         self.style, self.faults, self.max_faults, self.shaping = pages, faults, max_faults, shaping
-        self.latency, self.blocking = latency, latency.seconds > 0
+        self.latency, self.url, self.blocking = latency, url, url is not None or latency.seconds > 0
         prompt, completion, page = map(len, longest(pages))
         letters = frozenset(map(chr, range(32, 127))) | {"\n"}
         self.bounds = Bounds(letters, prompt, completion, turns or needed, page)
+
+    def open(self) -> None:
+        if self.url is not None:
+            from .client import Client  # what nobody needs who plays in this process
+
+            self.client = Client(self.url)
+
+    def close(self) -> None:
+        if self.url is not None:
+            self.client.close()
+            del self.client
 
     def problem(self, seed: int, split: str) -> Problem:
         for attempt in itertools.count():
@@ -95,20 +105,35 @@ class Booking:
         raise AssertionError  # one attempt or another is of the split
 
     def step(self, state: State, completion: str) -> Step:
-        if self.blocking:
+        if self.latency.seconds:
             time.sleep(self.latency.of(state.visit.seed, state.visit.turn))
-        command = parsed(completion, self.style)
-        visit = send(state.visit, command, self.faults, self.max_faults, state.wish)
+        session = Session(state.request, state.visit, self.faults, self.max_faults)
+        try:
+            visit, page = self._answer(session, completion)
+        except ConnectionError as error:
+            return Step(state, None, 0.0, Status.INFRASTRUCTURE, detail=f"{self.url}: {error}")
         state = seen(state._replace(visit=visit))
         over = visit.site.stage == Stage.CONFIRMED and not visit.trouble
         if not over and visit.turn < self.bounds.turns:
             gained = gain(state)
             state = state._replace(reached=state.reached + gained)
-            return Step(state, shown(page_of(visit), self.style), gained * self.shaping / len(PAID), Status.OPEN)
+            return Step(state, page, gained * self.shaping / len(PAID), Status.OPEN)
         if is_met(state):
             rest = 1 - state.reached * self.shaping / len(PAID)
             return Step(state, None, rest, Status.PASSED, solved=True, labels=labels(visit))
         return Step(state, None, 0.0, Status.WRONG, detail=reason(state), solved=False, labels=labels(visit))
+
+    def _answer(self, session: Session, completion: str) -> tuple[Visit, str]:
+        """The visit after a completion, and its page.
+
+        Raises:
+          ConnectionError: the site cannot be reached.
+        """
+        if self.url is not None:
+            after, page = self.client.send(session, completion, self.style)
+            return after.visit, page
+        after = answered(session, completion, self.style)
+        return after.visit, shown(page_of(after.visit), self.style)
 
     def solution(self, state: State) -> str:
         return written(next_command(state), self.style)

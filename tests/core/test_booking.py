@@ -1,15 +1,20 @@
 """The task of booking: a site that books once, faults that come again, and a solution that recovers from them."""
 
 import pickle
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from rlbench.tasks.booking.faults import Fault, Rates, Visit, Wish, possible, send
+from rlbench.tasks.booking.latency import Latency
 from rlbench.tasks.booking.pages import Request, page_of, parsed, shown, written
+from rlbench.tasks.booking.session import wish_of
 from rlbench.tasks.booking.site import TIMES, Command, Notice, Site, Stage, Verb, act, buttons, expire, reprice, sell
 from rlbench.tasks.booking.task import SHORTEST, State, next_command, suits
 
+from rlbench.contract.task import blocks
 from rlbench.plugins import build
 from rlbench.testing import TASK_CHECKS
 from rlbench.types import ConfigError, Status
@@ -220,7 +225,7 @@ def test_what_sells_out_leaves_what_is_wished_for():
         for fault in ("stale", "price"):
             task = booking(faults=only(fault), max_faults=9)
             for step in play(task, task.problem(seed, "train").state):
-                assert possible(step.state.visit.site, step.state.wish)
+                assert possible(step.state.visit.site, wish_of(step.state.request))
 
 
 def wrong(state, what):
@@ -333,3 +338,39 @@ def test_a_request_is_told_in_both_forms():
 
     assert asked(request, "compact") == "CD7<5wKT>"
     assert asked(request, "verbose").startswith("Book a ticket from C to D on day 7, for at most $5, a window seat")
+
+
+def latency(**settings):
+    return Latency(**SHIPPED["latency"] | {"seconds": 0.5, "longest": 1e9} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "above"),
+    [
+        ({"distribution": "constant"}, 0.0),
+        ({"distribution": "log_normal"}, 0.05),  # of a tail of 3.1 times the mean
+        ({"distribution": "pareto", "shape": 0.5}, (2 / 9.3) ** 3),  # exponent 3, from 2 / 3 of the mean on
+    ],
+)
+def test_latency_has_its_mean_and_its_tail(settings, above):
+    drawn = [latency(**settings).of(seed, turn) for seed in range(4000) for turn in range(5)]
+    assert np.mean(drawn) == pytest.approx(0.5, rel=0.05)
+    assert np.mean(np.array(drawn) > 3.1 * 0.5) == pytest.approx(above, rel=0.2)
+
+
+def test_latency_is_the_same_for_the_same_turn_and_cut_at_its_longest():
+    heavy = latency(distribution="pareto", longest=0.6)
+    drawn = [heavy.of(seed, turn) for seed in range(200) for turn in range(5)]
+    assert drawn == [heavy.of(seed, turn) for seed in range(200) for turn in range(5)]
+    assert max(drawn) == 0.6 and len(set(drawn)) > 500
+
+
+def test_steps_that_take_time_wait_side_by_side():
+    """64 episodes of five steps, each a twentieth of a second: 16 s one after the other."""
+    task = booking(max_faults=0, latency=SHIPPED["latency"] | {"distribution": "constant", "seconds": 0.05})
+    states = [task.problem(seed, "train").state for seed in range(64)]
+    began = time.monotonic()
+    played = VERIFIER.play(task, states)
+    assert 0.25 <= time.monotonic() - began < 8
+    assert played == VERIFIER.play(booking(max_faults=0), states)
+    assert blocks(task) and not blocks(booking())

@@ -39,7 +39,7 @@ def decoded(text: str) -> Session:
 
 
 def wish_of(request: Request) -> Wish:
-    """What remains possible, whatever the stock does."""
+    """The wish of a request, which remains possible whatever the stock does."""
     return Wish(request.search, request.kind, request.limit)
 
 

@@ -1,4 +1,4 @@
-"""What the runs of one process have in common: turns at the devices, compiled programs, the room in memory."""
+"""The common parts of the runs of one process: turns at the devices, compiled programs, the room in memory."""
 
 import threading
 from typing import Any

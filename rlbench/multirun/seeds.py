@@ -82,7 +82,7 @@ class SeedsLauncher(ProcessLauncher):
 
 
 def setting_of(job: Job) -> object:
-    """What jobs that may run in one process have in common."""
+    """The setting of a job: jobs of one setting may run in one process."""
     own = job.config.hydra.job
     if own.chdir:  # of a process, for all of its jobs
         return job.number

@@ -71,7 +71,7 @@ def test_each_computes_what_it_computes_alone(plan_of, tmp_path, algo, task, wor
 
 @pytest.mark.parametrize("runner", ["async", "inflight"])
 def test_what_arrives_by_chance_decides_nothing_else(plan_of, tmp_path, runner):
-    """What chance decided beside others is replayed alone."""
+    """Alone, a replay decides as chance did beside others."""
     words = f"runner={runner}", "acting.chunk=1", "acting.slots=8"
     beside(seeds_of(plan_of, "async_grpo", *words), tmp_path, Shared())
     for seed in range(3):

@@ -12,7 +12,7 @@ EXTRA := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev
 	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ]; then echo ,tpu; fi)
 
 .PHONY: demo results-demo results-critic-cost results-group-size results-budget results-staleness \
-	results-verdicts-arithmetic results-verdicts-code test test-all lint docs bench bench-peers bench-seeds bench-accelerator clean .venv
+	results-verdicts-arithmetic results-verdicts-code results-environment-latency test test-all lint docs bench bench-peers bench-seeds bench-accelerator clean .venv
 
 .venv: .venv/installed
 
@@ -47,6 +47,10 @@ results-critic-cost results-group-size results-budget results-staleness: results
 results-verdicts-arithmetic results-verdicts-code: results-verdicts-%: .venv
 	$(BIN)/python -m benchmarks.verdicts $* multirun/$@
 	$(BIN)/python -m benchmarks.results verdicts_$* multirun/$@/verdict --out docs/results
+
+results-environment-latency: .venv
+	$(BIN)/rlbench -m experiment=environment_latency hydra.sweep.dir=multirun/$@
+	$(BIN)/python -m benchmarks.results environment_latency multirun/$@ --out docs/results
 
 test: .venv
 	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from benchmarks.demo import processor
 from rlbench.comparing.curves import AXES
-from rlbench.comparing.figures import Figure, Spec, accuracy_figure, colour, svg
+from rlbench.comparing.figures import HEIGHT, SHADES, Figure, Spec, accuracy_figure, colour, svg
 from rlbench.comparing.groups import Comparison, Group, comparisons
 from rlbench.comparing.markdown import escaped, tabular
 from rlbench.comparing.pairwise import judge
 from rlbench.comparing.report import Part, average, group_ledger, standings_table, tests_table, verdicts
-from rlbench.comparing.runs import load
+from rlbench.comparing.runs import Run, load
 from rlbench.comparing.statistics import bootstrap_interval
 from rlbench.comparing.table import table_of
 
@@ -39,6 +39,7 @@ class Page(NamedTuple):
     budgets: tuple[str, ...]  # costs at which accuracies are compared
     figure: Callable[[Comparison], Figure | None]
     pairs: bool = True  # whether every pair is tested
+    table: Callable[[Sequence[Group]], Table] | None = None  # of all groups together, instead of what each cost
 
 
 def against(axis: str) -> Callable[[Comparison], Figure | None]:
@@ -46,26 +47,29 @@ def against(axis: str) -> Callable[[Comparison], Figure | None]:
     return lambda comparison: accuracy_figure(comparison.groups, axis, AXES[axis], LEVEL)
 
 
-def ends_by(key: str, title: str) -> Callable[[Comparison], Figure | None]:
-    """Accuracy at the end against a number of the config, a line an algorithm."""
+def by(
+    key: str, across_title: str, value: Callable[[Run], float], up_title: str, name: Callable[[Run], str]
+) -> Callable[[Comparison], Figure | None]:
+    """A number of runs against one of their config, a line a name."""
 
     def figure(comparison: Comparison) -> Figure:
         rows: list[Spec] = []
         for group in comparison.groups:
-            ends = np.array([100 * run.summary["accuracy_after"] for run in group.runs])
-            low, high = bootstrap_interval(lambda some: some.mean(axis=-1), [ends], level=LEVEL)
-            about = {"algorithm": group.runs[0].summary["algo"], "x": group.runs[0].config[key]}
-            rows.append(about | {"mean": ends.mean(), "low": low, "high": high})
+            values = np.array([value(run) for run in group.runs])
+            low, high = bootstrap_interval(lambda some: some.mean(axis=-1), [values], level=LEVEL)
+            about = {"algorithm": name(group.runs[0]), "x": group.runs[0].config[key]}
+            rows.append(about | {"mean": values.mean(), "low": low, "high": high})
         names = list(dict.fromkeys(row["algorithm"] for row in rows))
-        hue = colour("algorithm", names, ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"])
-        across = {"field": "x", "type": "quantitative", "title": title}
-        up = {"type": "quantitative", "title": "held-out accuracy at the end (%)", "scale": {"zero": False}}
+        hue = colour("algorithm", names, SHADES)
+        across = {"field": "x", "type": "quantitative", "title": across_title}
+        up = {"type": "quantitative", "title": up_title, "scale": {"zero": False}}
         layers = [
             {"mark": {"type": "line", "point": True}, "encoding": {"y": up | {"field": "mean"}}},
             {"mark": "rule", "encoding": {"y": up | {"field": "low"}, "y2": {"field": "high"}}},
         ]
         encoding = {"x": across, "color": hue}
-        return Figure("ends", title, {"data": {"values": rows}, "height": 260, "encoding": encoding, "layer": layers})
+        spec = {"data": {"values": rows}, "height": HEIGHT, "encoding": encoding, "layer": layers}
+        return Figure("by", up_title, spec)
 
     return figure
 
@@ -115,8 +119,31 @@ PAGES = {
         "`async_grpo_areal` masks tokens whose ratio is above 5, and has no KL to the start. `dppo` masks tokens by "
         "how far their probability moved, and has none either.",
         ("rollouts",),
-        ends_by("runner.max_staleness", "staleness, at most (learner steps)"),
+        by(
+            "runner.max_staleness",
+            "staleness, at most (learner steps)",
+            lambda run: 100 * run.summary["accuracy_after"],
+            "held-out accuracy at the end (%)",
+            lambda run: f"{run.summary['algo']}{decoupled(run)}",
+        ),
         pairs=False,
+    ),
+    "environment_latency": Page(
+        "What the latency of an environment costs",
+        "Tickets are booked on a web site (docs/booking.md) whose pages take 0, 0.05 and 0.2 s on average, log-normal, "
+        "under PPO, GRPO and async-GRPO and each with the runners `sync`, `async` and `inflight`. Runs were made one "
+        "after the other. Seconds are those of a learner step, evaluations and compilation apart; CPU seconds are "
+        "those of the environment, for each second that the device computed.",
+        (),
+        by(
+            "task.latency.seconds",
+            "latency of a page (s)",
+            lambda run: step_seconds(run),
+            "learner step (s)",
+            lambda run: f"{run.summary['algo']} {runner_of(run)}",
+        ),
+        pairs=False,
+        table=lambda groups: latency_table(groups),
     ),
 }
 
@@ -149,6 +176,54 @@ def costs_table(groups: Sequence[Group]) -> Table:
     return table_of("", columns, groups)
 
 
+def decoupled(run: Run) -> str:
+    """A word for an importance ratio that is truncated nowhere."""
+    return " without is_cap" if run.config.get("algo.is_cap", 0.0) > 100 else ""
+
+
+def runner_of(run: Run) -> str:
+    """The name of a run's runner."""
+    if not run.config["runner.max_staleness"]:
+        return "sync"
+    return "inflight" if run.config["runner.swap"] == "chunk" else "async"
+
+
+def step_seconds(run: Run) -> float:
+    """Seconds of a learner step, without evaluations and compilation."""
+    time = run.ledger["time"]
+    away = time["evaluation"] + time["devices"]["waiting_for_compilation"]
+    return float((time["wall"] - away) / run.summary["learner_steps"])
+
+
+def latency_table(groups: Sequence[Group]) -> Table:
+    """One line a group: its seconds, and what the environment took of them."""
+
+    def mean(group: Group, value: Callable[[Run], float]) -> float:
+        return float(np.mean([value(run) for run in group.runs]))
+
+    def waits(run: Run) -> float:
+        devices = run.ledger["time"]["devices"]
+        return float((devices["waiting_for_verification"] + devices["waiting_for_drain"]) / run.ledger["time"]["wall"])
+
+    def pace(run: Run) -> float:
+        judged = run.ledger["verification"]
+        names = ("cpu_seconds_per_accelerator_second", "cpu_seconds_per_device_second")
+        return float(next(judged[name] for name in names if name in judged) or 0.0)
+
+    columns: dict[str, Callable[[Group], str]] = {
+        "algorithm": lambda group: group.runs[0].summary["algo"],
+        "runner": lambda group: runner_of(group.runs[0]),
+        "latency (s)": lambda group: str(group.runs[0].config["task.latency.seconds"]),
+        "seeds": lambda group: str(len(group.runs)),
+        "learner step (s)": lambda group: f"{mean(group, step_seconds):.2f}",
+        "waits for the site (%)": lambda group: f"{100 * mean(group, waits):.0f}",
+        "idle (%)": lambda group: f"{100 * mean(group, lambda run: run.ledger['time']['idle_fraction']):.0f}",
+        "CPU s for a device's second": lambda group: f"{mean(group, pace):.3f}",
+        "success at the end (%)": lambda group: f"{100 * average(group, 'accuracy_after'):.1f}",
+    }
+    return table_of("", columns, groups)
+
+
 def section(page: Page, comparison: Comparison, name: str) -> list[str]:
     """The verdicts, the costs and the figure of one task."""
     blocks = [f"## {escaped(comparison.title)}"]
@@ -158,7 +233,7 @@ def section(page: Page, comparison: Comparison, name: str) -> list[str]:
         if part.judgement.tests:
             blocks.append(tabular(tests_table(part)))
             blocks.append("\n".join(f"- {escaped(words)}" for words, _ in verdicts(part.judgement)))
-    blocks += ["What each cost, on average over its seeds:", tabular(costs_table(comparison.groups))]
+    blocks += ["What each cost, on average over its seeds:", tabular((page.table or costs_table)(comparison.groups))]
     return [*blocks, f"![{page.title}]({name})"]
 
 
@@ -175,6 +250,8 @@ def main() -> None:
     if not runs:
         parser.exit(1, f"no finished run in {' '.join(map(str, options.folders))}\n")
     asked, _ = comparisons(runs)
+    if page.table:  # whose rows are of tasks that differ
+        asked = [Comparison(asked[0].title.split()[0], [group for one in asked for group in one.groups])]
     blocks = [f"# {page.title}", page.question]
     options.out.mkdir(parents=True, exist_ok=True)
     for number, comparison in enumerate(asked):

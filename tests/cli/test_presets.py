@@ -78,9 +78,18 @@ def test_staleness_goes_from_0_to_8_corrected_and_not():
     assert len({(job.algo.loss_aggregation, job.algo.advantage_eps) for job in jobs}) == 1
 
 
-def test_environment_latency_delays_acting_in_turn_and_acting_beside():
-    sides = [("grpo", 0, GROUP), ("async_grpo", 1, GROUP)]
-    assert told("experiment=environment_latency") == each(sides, [0, 0.1, 0.4], [None], seeds=4)
+def test_environment_latency_slows_every_algorithm_under_every_runner():
+    jobs = jobs_of("experiment=environment_latency")
+    found = Counter(
+        (job.hydra.runtime.choices.algo, job.runner.max_staleness, job.runner.swap, job.task.latency.seconds, job.seed)
+        for job in jobs
+    )
+    runners = [(0, "drained"), (1, "drained"), (1, "chunk")]
+    assert found == Counter(
+        (algo, *runner, seconds, seed)
+        for algo, runner, seconds, seed in product(("ppo", "grpo", "async_grpo"), runners, (0, 0.05, 0.2), range(5))
+    )
+    assert len({(job.batch.rollouts, job.steps, job.algo.group_size, job.verifier.delay_seconds) for job in jobs}) == 1
 
 
 def test_budget_gives_all_the_same_operations_at_a_learning_rate_that_does_not_fall():

@@ -1,6 +1,7 @@
 """Pages of docs/results/ say what the runs of a sweep say."""
 
 import sys
+from itertools import product
 
 import pytest
 
@@ -61,6 +62,26 @@ def test_accuracy_by_staleness_has_a_line_an_algorithm(page):
         "other max_staleness=8": "90.4",
     }
     assert "one" in figure and "learner steps" in figure
+
+
+def test_latency_has_a_line_an_algorithm_and_runner(page):
+    def settings(seconds, staleness, swap):
+        return {"task__latency__seconds": seconds, "runner__max_staleness": staleness, "runner__swap": swap}
+
+    runs = []
+    for seconds in (0, 0.2):
+        for place in ((0, "drained"), (1, "drained"), (1, "chunk")):
+            for one in runs_of(("first", 0.5), **settings(seconds, *place)):
+                time = {"wall": 24.0, "evaluation": 3.0, "idle_fraction": 0.25}
+                devices = {"actor_only": 7.0, "waiting_for_compilation": 1.0, "waiting_for_verification": 12.0}
+                one.ledger["time"] |= time | {"devices": devices | {"waiting_for_drain": 0.0}}
+                one.ledger["verification"]["cpu_seconds_per_device_second"] = 0.125
+                runs.append(one)
+    text, figure = page("environment_latency", runs)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| first")]
+    assert {(row[1], row[2]) for row in rows} == {*product(("sync", "async", "inflight"), ("0", "0.2"))}
+    assert {tuple(row[3:]) for row in rows} == {("9", "2.00", "50", "25", "0.125", "50.4")}
+    assert "first inflight" in figure
 
 
 def test_the_costs_leave_out_what_no_algorithm_is_charged():

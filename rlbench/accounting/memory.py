@@ -111,10 +111,15 @@ def free_bytes(device: jax.Device) -> int:
 
 def live_bytes(device: jax.Device, arrays: Iterable[jax.Array] | None = None) -> int:
     """Bytes of arrays on one device, by default of all there are; of one that is sharded over several, its share."""
-    total = 0
+    total, seen = 0, set[int]()
     for array in jax.live_arrays() if arrays is None else arrays:
         if array.is_deleted() or device not in array.sharding.device_set:
             continue
+        if len(array.sharding.device_set) == 1:  # one that was copied to the host is there twice, in one place
+            with contextlib.suppress(RuntimeError):  # a thread has just given it away
+                if (place := array.unsafe_buffer_pointer()) in seen and array.nbytes:
+                    continue
+                seen.add(place)
         if array.is_fully_replicated:
             total += array.nbytes
         else:

@@ -55,8 +55,9 @@ def params(folder):
 
 
 def outcome(folder):
-    """Totals of a run that do not depend on the clock."""
-    ledger = json.loads((folder / "ledger.json").read_text())
+    """Totals of a run that do not depend on the clock; sums to ten digits, since their order may depend on it."""
+    text = (folder / "ledger.json").read_text()
+    ledger = json.loads(text, parse_float=lambda number: float(f"{float(number):.10g}"))
     calls = {name: ledger["verification"][name] for name in ("calls", "programs", "repeated", "timeouts")}
     return ledger["compute"]["executed"], ledger["compute"]["useful"], ledger["rollouts"], ledger["tokens"], calls
 

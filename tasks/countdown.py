@@ -41,11 +41,10 @@ class Countdown:
             for before, sign, number in zip(["*", *signs], signs, numbers[1:]):
                 loose = before in "+-" and sign in "*/"
                 solution = f"({solution}){sign}{number}" if loose else f"{solution}{sign}{number}"
-            target, numbers = worth(solution), sorted(numbers)
-            key = f"{numbers} {target}"
-            if target in self.targets and (number_of(key) % HELDOUT == 0) == (split == "heldout"):
-                prompt = f"{' '.join(map(str, numbers))}={target}:"
-                return Problem(prompt, (tuple(numbers), int(target), solution), key)
+            target = worth(solution)
+            prompt = f"{' '.join(map(str, sorted(numbers)))}={target}:"
+            if target in self.targets and (number_of(prompt) % HELDOUT == 0) == (split == "heldout"):
+                return Problem(prompt, (tuple(numbers), int(target), solution))
         raise AssertionError  # one attempt or another is of the split
 
     def step(self, state: State, completion: str) -> Step:

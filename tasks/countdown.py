@@ -43,7 +43,7 @@ class Countdown:
                 solution = f"({solution}){sign}{number}" if loose else f"{solution}{sign}{number}"
             target = worth(solution)
             prompt = f"{' '.join(map(str, sorted(numbers)))}={target}:"
-            if target in self.targets and (number_of(prompt) % HELDOUT == 0) == (split == "heldout"):
+            if target and target in self.targets and (number_of(prompt) % HELDOUT == 0) == (split == "heldout"):
                 return Problem(prompt, (tuple(numbers), int(target), solution))
         raise AssertionError  # one attempt or another is of the split
 

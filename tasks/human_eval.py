@@ -5,13 +5,12 @@ is the prompt followed by the completion; reward 1 if `check(candidate)`, which 
 in a process of its own, beside the canonical solution, which some checks call: the completion's process sees neither.
 """
 
-import gzip
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from rlbench.hashing import BITS, number_of
+from rlbench.tasks.jsonl import lines_of, position
+
 from rlbench.types import Bounds, Check, ConfigError, Fraction, PendingStep, Problem, Program
 
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
@@ -70,14 +69,12 @@ def packaged() -> Path:
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a file."""
-    try:
-        text = (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8").read()
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ConfigError("path", path, f"a file of JSON lines: {error}") from None
-    for row in rows:
-        if not (isinstance(row, dict) and all(isinstance(row.get(key), str) for key in KEYS)):
-            raise ConfigError("path", path, f"every line wants texts called {', '.join(KEYS)}: {str(row)[:100]}")
+    rows = []
+    for number, row in lines_of("path", path):
+        if not all(isinstance(row.get(key), str) for key in KEYS):
+            why = f"line {number}: every line wants texts called {', '.join(KEYS)}: {str(row)[:100]}"
+            raise ConfigError("path", path, why)
+        rows.append(row)
     return rows
 
 
@@ -85,8 +82,3 @@ def problem_of(row: dict[str, str]) -> Problem:
     solution = row["prompt"] + row["canonical_solution"]
     check = Check(f"{solution}\n{row['test']}")
     return Problem(row["prompt"], State(row["prompt"], row["entry_point"], row["canonical_solution"], check))
-
-
-def position(prompt: str) -> float:
-    """Between 0 and 1, of a problem among all."""
-    return number_of(prompt) / 2**BITS

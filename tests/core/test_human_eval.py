@@ -72,10 +72,10 @@ def test_it_is_told_what_is_wrong_with_a_file(file):
         human_eval("/nowhere.jsonl")
     for lines, why in (
         (["not json"], "a file of JSON lines"),
-        ([json.dumps([1])], "every line wants texts called task_id, prompt"),
-        ([row(1, test=5)], "every line wants texts"),
+        ([json.dumps([1])], "line 1: has to be a JSON object"),
+        ([row(1), row(2, test=None)], "line 2: every line wants texts called task_id, prompt"),
         ([row(1)], "leaves no problem to the split"),
-        ([], "leaves no problem"),
+        ([], "it has none"),
     ):
         with pytest.raises(ConfigError, match=why):
             human_eval(file(*lines))

@@ -34,7 +34,7 @@ PRIVATE = {
     r"\blikeliest\b": "greedy, most probable",
     r"\bconversations?\b": "episode",
     r"\btranscripts?\b": "trajectory",
-    r"\bheldout[/_]|mean_over|MeanOver": "eval/, eval_problems, loss_aggregation",
+    r"\bheldout(/|_problems)|mean_over|MeanOver": "eval/, eval_problems, loss_aggregation",
     r"\bimitat": "SFT",
     r"\bdivergence\b": "KL",
     r"what was expected of|did not happen": "baseline, masked row",

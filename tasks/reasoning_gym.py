@@ -22,6 +22,7 @@ NUMBERS = 1 << 31  # of problems of a data set that makes any; one that is made 
 SIZE = 10_000
 UNANSWERED = 256  # characters of a completion, where no data set gives an answer that is right
 EVALUATES = "its scorer evaluates a completion as Python"
+DIFFERS = "its problems, or its answers, differ from process to process"
 REFUSED = {
     "binary_matrix": EVALUATES,
     "spiral_matrix": EVALUATES,
@@ -36,7 +37,12 @@ REFUSED = {
     "rubiks_cube": "its scorer needs all memory for a completion such as R9999999999",
     "game_of_life_halting": "its scorer takes any text to be right",
     "complex_arithmetic": "its scorer takes nan to be right",
-    "isomorphic_strings": "its problems differ from process to process",
+    "isomorphic_strings": DIFFERS,
+    "list_functions": DIFFERS,
+    "ransom_note": DIFFERS,
+    "codeio": DIFFERS,
+    "knight_swap": DIFFERS,
+    "word_ladder": DIFFERS,
     "composite": "give task.name a list instead",
 }
 

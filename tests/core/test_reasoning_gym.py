@@ -20,7 +20,7 @@ from reasoning_gym.factory import CURRICULA, DATASETS
 from rlbench.tasks.reasoning_gym import EVALUATES, REFUSED, SIZE, Source, dataset_of, entry_of, size_of
 
 USED = sorted(set(DATASETS) - set(REFUSED))
-SLOW = {"acre", "futoshiki", "knight_swap", "quantum_lock", "sokoban", "zebra_puzzles"}  # take seconds
+SLOW = {"acre", "futoshiki", "quantum_lock", "sokoban", "zebra_puzzles"}  # take seconds
 EACH = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in USED]
 EVALUATED = [name for name, why in REFUSED.items() if why.startswith(EVALUATES)]
 SCAN = 24  # fewer than by default, to be fast
@@ -97,13 +97,13 @@ def test_a_data_set_is_refused_whose_scorer_takes_what_is_wrong(name, wrong):
 
 def test_every_refused_data_set_is_one_of_the_package_and_in_the_docs():
     assert set(REFUSED) <= set(DATASETS)
-    assert len(USED) > 90
+    assert len(USED) == 86
     table = re.findall(r"^\| (`.*`) \| (.*) \|$", DOCS.read_text().partition("cannot be used:")[2], re.MULTILINE)
     assert {name: why for names, why in table for name in re.findall(r"`(\w+)`", names)} == REFUSED
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in USED if name in CURRICULA])
+@pytest.mark.parametrize("name", [name for name in USED if name in CURRICULA and name != "sokoban"])  # takes minutes
 def test_every_curriculum_has_a_first_level_and_ends(name):
     assert problems(gym(name, level=0), 1)
     attributes = CURRICULA[name]().attributes.values()
@@ -113,22 +113,23 @@ def test_every_curriculum_has_a_first_level_and_ends(name):
 
 
 @pytest.mark.slow
-def test_every_data_set_gives_the_same_problems_in_another_process():
+@pytest.mark.parametrize(("names", "count"), [(sorted(set(USED) - SLOW), 40), (sorted(SLOW), 2)], ids=["fast", "slow"])
+def test_every_data_set_gives_the_same_problems_in_another_process(names, count):
     code = (
         "import sys, hashlib; from rlbench.tasks.reasoning_gym import Source, entry_of\n"
-        "for name in sys.argv[1:]:\n"
-        "    entries = [entry_of(Source(name, None, '{}'), place) for place in (0, 7)]\n"
+        "for name in sys.argv[2:]:\n"
+        "    entries = [entry_of(Source(name, None, '{}'), place) for place in range(int(sys.argv[1]))]\n"
         "    texts = ''.join(entry['question'] + str(entry['answer']) for entry in entries)\n"
         "    print(name, hashlib.md5(texts.encode()).hexdigest())\n"
     )
     ones, others = (
         subprocess.run(
-            [sys.executable, "-c", code, *USED],
+            [sys.executable, "-c", code, str(count), *names],
             env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
         ).stdout.splitlines()
         for seed in ("1", "2")
     )  # fmt: skip
-    assert len(ones) == len(USED)
+    assert len(ones) == len(names)
     assert ones == others
 
 
@@ -210,7 +211,7 @@ def test_splits_share_no_prompt_though_they_share_numbers():
 
 
 def test_a_data_set_that_is_made_as_a_whole_has_a_size():
-    assert size_of(Source("word_ladder", None, "{}")) == SIZE
+    assert size_of(Source("gsm_symbolic", None, "{}")) == SIZE
     assert size_of(Source("chain_sum", None, "{}")) > 1 << 30
 
 

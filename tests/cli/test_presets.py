@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rlbench.experiment import run
 from rlbench.hydra_adapter import combinations, parse_overrides
 from rlbench.plan import make_plan
-from tests.cli.test_cli import TINY
+from tests.cli.test_cli import SMALL
 
 FOLDER = Path(__file__).parents[2] / "conf/experiment"
 GROUP = 4  # attempts at each problem, in the demo and what follows from it
@@ -107,7 +107,9 @@ def test_the_command_line_goes_before_a_presets_values():
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_job_of_a_preset_runs(name, cache, tmp_path):
     budget = ["max_flops=3e6", "steps=50"] if name == "budget" else []
-    sizes = [*TINY, "batch.rollouts=32", "batch.minibatches=1", *budget]
+    task = ["task.latency.seconds=0.01"] if name == "environment_latency" else ["task.digits=1"]
+    ends = ["runner.max_staleness=0,8"] if name == "staleness" else []
+    sizes = [*SMALL, *task, *ends, "batch.rollouts=32", "batch.minibatches=1", *budget]
     for number, job in enumerate(jobs_of(f"experiment={name}", "seed=0", *sizes, f"cache={cache}", "tracker=none")):
         names = {group: job.hydra.runtime.choices[group] for group in ("algo", "task")}
         config = OmegaConf.masked_copy(job, [key for key in job if key != "hydra"])

@@ -3,7 +3,7 @@
     compact                 verbose
 
     CD7<5wKT>               Book a ticket from C to D on day 7, for at most $5, a window seat, passenger KT. ...
-    CD7d6n4e9>              CD7. Times: dawn $6, noon $4, evening $9. ...
+    CD7n4d6e9>              CD7. Times: noon $4, dawn $6, evening $9. ...
     4:w2m-a7>               $4. Free seats: w2 (window), a7 (aisle). ...
     w2>                     Seat w2 (window). Passenger's name? ...
     $4KT>                   To pay: $4, for KT. ...
@@ -16,7 +16,7 @@ import re
 from typing import Literal, NamedTuple
 
 from .faults import Fault, Visit
-from .site import CITIES, DAYS, HIGHEST, KINDS, ROWS, TIMES, Booking, Command, Notice, Seat, Site, Stage, Verb
+from .site import CITIES, DAYS, HIGHEST, KINDS, ROWS, TIMES, Booking, Command, Notice, Offer, Seat, Site, Stage, Verb
 
 Style = Literal["compact", "verbose"]
 
@@ -75,7 +75,7 @@ class Page(NamedTuple):
     trouble: Fault | None
     wait: int
     search: str
-    times: tuple[tuple[str, int, bool], ...]  # each with its price, and whether there is a free seat
+    times: tuple[tuple[str, int, bool], ...]  # cheapest first, each with its price, and whether there is a free seat
     seats: tuple[Seat, ...]  # the first free one of each kind; or the chosen one
     price: int
     name: str
@@ -101,8 +101,9 @@ def page_of(visit: Visit) -> Page:
     )
 
 
-def offers_shown(site: Site) -> tuple:
-    return site.offers if site.stage == Stage.RESULTS else ()
+def offers_shown(site: Site) -> tuple[Offer, ...]:
+    """Offers of the results, cheapest first; of the same price, the earlier first."""
+    return tuple(sorted(site.offers, key=lambda offer: offer.price)) if site.stage == Stage.RESULTS else ()
 
 
 def seats_shown(site: Site) -> tuple[Seat, ...]:

@@ -15,7 +15,7 @@ from rlbench.hashing import digest_of, drawn
 CITIES, DAYS = "ABCDEF", 9
 TIMES = "dne"  # dawn, noon, evening: the offers of a day
 KINDS = "wma"  # window, middle, aisle
-FREE = (0, 1, 1, 2)  # seats of a kind that an offer may have, each as likely
+FREE = (0, 1, 1, 1, 1, 1, 2, 2)  # seats of a kind that an offer may have, each as likely
 ROWS = 9  # no two of an offer's seats are in one
 HIGHEST = 9  # price of an offer; the lowest is 1
 

@@ -93,12 +93,18 @@ class TestSite:
         assert FIRST.value not in [seat.name for seat in sold.offer.seats]
         assert FIRST.value not in [seat.name for seat in after(sold, BACK, BACK, SEARCH, NOON).offer.seats]
 
+    def test_the_cheapest_time_comes_first(self):
+        for seed in SEEDS:
+            page = page_of(Visit(act(Site(seed), SEARCH), 0))
+            prices = [price for _, price, _ in page.times]
+            assert prices == sorted(prices) and sorted(time for time, _, _ in page.times) == sorted(TIMES)
+
     def test_a_time_whose_seats_are_all_sold_is_shown_as_sold_out(self):
         site = AT_SEATS
         for seat in AT_SEATS.offer.seats:
             site = sell(site, seat.name)
         page = page_of(Visit(act(site, BACK), 0))
-        assert [free for _, _, free in page.times] == [True, False, True]
+        assert {time: free for time, _, free in page.times} == {"d": True, "n": False, "e": True}
         assert "n-" in shown(page, "compact") and "noon sold out" in shown(page, "verbose")
 
     def test_a_price_that_changed_is_shown_and_not_paid(self):

@@ -20,7 +20,7 @@ from .site import CITIES, DAYS, HIGHEST, KINDS, ROWS, TIMES, Booking, Command, N
 
 Style = Literal["compact", "verbose"]
 
-FIRST_NAMES = "KLST"  # letters of passengers' names, two each
+FIRST_NAMES = "KLMNOPQRST"  # letters of passengers' names, two each
 NAME = f"[{FIRST_NAMES}]{{2}}"
 SEARCH = f"[{CITIES}]{{2}}[1-{DAYS}]"
 SEAT = f"[{KINDS}][1-{ROWS}]"

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging.config import DictConfigurator
 from types import ModuleType
 from typing import Any, cast
@@ -55,10 +55,10 @@ __all__ = [
     "import_plugins",
     "launcher_of",
     "parse_overrides",
+    "prepare_for_threads",
     "raised_by_hydra",
     "register",
     "register_for_multirun",
-    "run_beside",
     "run_composed",
     "set_up_multirun",
     "unknown_key",
@@ -157,11 +157,11 @@ def as_in_its_job(config: DictConfig) -> Iterator[DictConfig]:
         instance.cfg = before
 
 
-def run_composed(task_function: TaskFunction, config: DictConfig, *, beside: bool = False) -> JobReturn:
+def run_composed(task_function: TaskFunction, config: DictConfig, *, on_thread: bool = False) -> JobReturn:
     """Runs a job of a multirun in this process, which need not be the one that composed its config.
 
     Args:
-      beside: other jobs, each on its thread, in a process that was made ready with `run_beside`.
+      on_thread: of its own, in a process of several jobs: see `prepare_for_threads`.
     """
     version.setbase(VERSION_BASE)
     setup_globals()
@@ -170,7 +170,7 @@ def run_composed(task_function: TaskFunction, config: DictConfig, *, beside: boo
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
-        configure_logging=not beside,
+        configure_logging=not on_thread,
         hydra_context=HydraContext(
             config_loader=cast(ConfigLoader, None),  # it is composed
             callbacks=Callbacks(config),
@@ -193,7 +193,7 @@ class ConfigOfThread(HydraConfig):
         self._of.cfg = config
 
 
-def run_beside(config: DictConfig) -> None:
+def prepare_for_threads(config: DictConfig) -> None:
     """Makes this process ready for jobs that run beside each other and have this one's logging and environment.
 
     What goes to files is not logged yet: see `file_logs`.
@@ -202,15 +202,16 @@ def run_beside(config: DictConfig) -> None:
     Singleton._instances[HydraConfig] = ConfigOfThread()  # type: ignore[assignment]
     with as_in_its_job(config) as job:
         os.environ.update(OmegaConf.to_container(job.hydra.job.env_set))  # type: ignore[arg-type]
-    logging_config: Any = OmegaConf.to_container(config.hydra.job_logging, resolve=False)
-    files = {name for name, handler in logging_config["handlers"].items() if "filename" in handler}
+    parts: Any = OmegaConf.to_container(config.hydra.job_logging, resolve=False) or {"version": 1}
+    files = log_files(parts)
     for name in files:
-        del logging_config["handlers"][name]
-    for logger in [logging_config["root"], *logging_config.get("loggers", {}).values()]:
-        logger["handlers"] = [name for name in logger.get("handlers", []) if name not in files]
-    for formatter in logging_config["formatters"].values():
-        formatter["format"] = formatter["format"].replace("[%(name)s]", "[%(threadName)s][%(name)s]")
-    configure_log(OmegaConf.create(logging_config), config.hydra.verbose)
+        del parts["handlers"][name]
+    for logger in filter(None, [parts.get("root"), *(parts.get("loggers") or {}).values()]):
+        logger["handlers"] = [name for name in logger.get("handlers") or () if name not in files]
+    for formatter in (parts.get("formatters") or {}).values():
+        if "format" in formatter:
+            formatter["format"] = formatter["format"].replace("[%(name)s]", "[%(threadName)s][%(name)s]")
+    configure_log(OmegaConf.create(parts), config.hydra.verbose)
 
 
 @contextlib.contextmanager
@@ -220,24 +221,28 @@ def file_logs(mine: Callable[[str], bool]) -> Iterator[None]:
     Args:
       mine: of a thread's name, whether it is the job's.
     """
-    settings: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    settings: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True) or {"version": 1}
     configurator: Any = DictConfigurator(settings)
     parts = configurator.config
-    for name, formatter in parts.get("formatters", {}).items():
+    for name, formatter in (parts.get("formatters") or {}).items():
         parts["formatters"][name] = configurator.configure_formatter(formatter)
     root = logging.getLogger()
-    handlers = []
-    for name in parts["root"].get("handlers", []):
-        if "filename" in parts["handlers"][name]:
-            handlers.append(configurator.configure_handler(parts["handlers"][name]))
-            handlers[-1].addFilter(lambda record: mine(record.threadName))
-            root.addHandler(handlers[-1])
+    wanted = (parts.get("root") or {}).get("handlers") or ()
+    handlers = [configurator.configure_handler(parts["handlers"][name]) for name in log_files(parts) if name in wanted]
+    for handler in handlers:
+        handler.addFilter(lambda record: mine(record.threadName))
+        root.addHandler(handler)
     try:
         yield
     finally:
         for handler in handlers:
             root.removeHandler(handler)
             handler.close()
+
+
+def log_files(parts: Mapping[str, Any]) -> list[str]:
+    """Names of the handlers of a logging config that write to files."""
+    return [name for name, handler in (parts.get("handlers") or {}).items() if "filename" in handler]
 
 
 def failure(overrides: Sequence[str], error: Exception) -> JobReturn:

@@ -37,7 +37,9 @@ class Interrupts:
         self._main = threading.main_thread().ident or 0
         self.terminating = False
         self._graceful: set[int] = set()  # threads
-        self._beside: dict[int, Callable[[Exception], None]] = {}  # threads of runs; told of what ended one that hangs
+        self._carriers: dict[
+            int, Callable[[Exception], None]
+        ] = {}  # threads of runs; told of what ended one that hangs
         self._stopped: set[int] = set()  # of these
 
     @contextlib.contextmanager
@@ -70,24 +72,24 @@ class Interrupts:
 
     def terminate(self) -> NoReturn:
         """Ends what SIGTERM has to end."""
-        if threading.get_ident() in self._beside:
+        if threading.get_ident() in self._carriers:
             raise Terminated
         self._error = Terminated
         self._deliver()
 
     @contextlib.contextmanager
-    def beside(self, abandon: Callable[[Exception], None]) -> Iterator[None]:
+    def carrying(self, abandon: Callable[[Exception], None]) -> Iterator[None]:
         """A block of a thread that carries a run beside others: what interrupts the main thread interrupts it, too.
 
         Args:
           abandon: called from another thread with an error that the run, which hangs, will not raise any more.
         """
         mine = threading.get_ident()
-        self._beside[mine] = abandon
+        self._carriers[mine] = abandon
         try:
             yield
         finally:
-            del self._beside[mine]
+            del self._carriers[mine]
             self._stopped.discard(mine)
 
     def heed(self) -> None:
@@ -101,7 +103,7 @@ class Interrupts:
         if mine == self._main:
             if self._delivered:  # and was lost: native code that looks for an attribute drops whatever is raised there
                 raise self._error
-        elif mine in self._beside:
+        elif mine in self._carriers:
             if mine in self._stopped:
                 raise KeyboardInterrupt
             if self._delivered:
@@ -111,14 +113,14 @@ class Interrupts:
 
     def stop(self, thread: int) -> None:
         """Interrupts a thread that carries a run, as Ctrl-C would."""
-        if thread in self._beside:
+        if thread in self._carriers:
             self._stopped.add(thread)
         else:
             signal.pthread_kill(thread, signal.SIGINT)  # a signal of its own: it may wait for a lock
 
     def give_up(self, thread: int, error: Exception) -> None:
         """Leaves a thread behind that carries a run and does not end; where it is the only one, ends the process."""
-        if abandon := self._beside.get(thread):
+        if abandon := self._carriers.get(thread):
             abandon(error)
             return
         print(f"rlbench: {error}", file=sys.stderr, flush=True)
@@ -170,9 +172,9 @@ def next_of(queue: SimpleQueue[T]) -> T:
         UNINTERRUPTED.heed()
 
 
-def beside(name: str, run: str) -> str:
+def thread_name(role: str, run: str) -> str:
     """The name of a thread that works for a run, by that of the run's own."""
-    return name if run == threading.main_thread().name else f"{name} of {run}"
+    return role if run == threading.main_thread().name else f"{role} of {run}"
 
 
 LEFT: list[threading.Thread] = []  # that nobody waits for any more; they end with the process, if not before

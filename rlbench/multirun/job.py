@@ -31,15 +31,15 @@ class Job(NamedTuple):
     folder: Path  # of its run
 
 
-def perform(task_function: TaskFunction, config: DictConfig, *, beside: bool = False) -> JobReturn:
+def perform(task_function: TaskFunction, config: DictConfig, *, on_thread: bool = False) -> JobReturn:
     """Runs a job in this process. An error of the run is in what is returned, and can be sent anywhere.
 
     Args:
-      beside: other jobs, each on its thread.
+      on_thread: of its own, in a process of several jobs.
     """
     for folder in config_dirs(config):
         make_importable(Path(folder).parent)
-    result = run_composed(task_function, config, beside=beside)
+    result = run_composed(task_function, config, on_thread=on_thread)
     if result.status == JobStatus.FAILED:
         error = error_of(result)
         if is_one_line(error):

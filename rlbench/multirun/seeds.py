@@ -6,6 +6,7 @@ ledger, computes what it would compute by itself, to the last bit, and fails by 
 
 import json
 import multiprocessing
+import os
 import threading
 import time
 from collections import deque
@@ -13,15 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from ..accounting.shared import Shared
-from ..hydra_adapter import JobReturn, failure, file_logs, run_beside
-from ..interrupts import BEAT, LEFT, UNINTERRUPTED, beside, end_process
+from ..hydra_adapter import JobReturn, failure, file_logs, prepare_for_threads
+from ..interrupts import BEAT, LEFT, UNINTERRUPTED, end_process, thread_name
 from ..plugins import valid
 from ..types import Count
 from .finished import resolved
@@ -42,8 +43,11 @@ class SeedsLauncher(ProcessLauncher):
     def __init__(self, *, seeds_at_once: int | None):
         self.seeds_at_once = seeds_at_once
 
-    def run(self, jobs: Sequence[Job]) -> Outcomes:
+    def setup(self, **given: Any) -> None:
         valid(Count | None, self.seeds_at_once, "hydra.launcher.seeds_at_once")
+        super().setup(**given)
+
+    def run(self, jobs: Sequence[Job]) -> Outcomes:
         settings: dict[object, list[Job]] = {}
         for job in jobs:
             settings.setdefault(setting_of(job), []).append(job)
@@ -106,7 +110,8 @@ class Outcome(NamedTuple):
 def work(pipe: Connection, task_function: TaskFunction, configs: Mapping[int, DictConfig], most: int | None) -> None:
     """Runs jobs in their process and sends back what became of each."""
     threading.Thread(target=follow, daemon=True).start()
-    run_beside(next(iter(configs.values())))
+    os.environ["TTY_COMPATIBLE"] = "0"  # lines instead of bars, of which a terminal shows only one
+    prepare_for_threads(next(iter(configs.values())))
     seeds = Seeds(task_function, configs, most)
     with UNINTERRUPTED.installed(), UNINTERRUPTED.graceful():
         try:
@@ -170,7 +175,7 @@ class Seeds:
         overrides = list(config.hydra.overrides.task)
 
         def logged(own: DictConfig) -> object:
-            with file_logs(lambda name: name == thread.name or name.endswith(beside("", thread.name))):
+            with file_logs(lambda name: name == thread.name or name.endswith(thread_name("", thread.name))):
                 return self.task_function(own)
 
         def abandon(error: Exception) -> None:
@@ -179,9 +184,9 @@ class Seeds:
 
         result = None
         try:
-            with UNINTERRUPTED.beside(abandon):
+            with UNINTERRUPTED.carrying(abandon):
                 SHARED.set(self.shared)
-                result = perform(logged, config, beside=True)
+                result = perform(logged, config, on_thread=True)
         except KeyboardInterrupt:
             pass
         finally:

@@ -14,7 +14,7 @@ from ..acting.collector import Batch, Collector
 from ..acting.episode import Episodes
 from ..acting.player import Play, Player
 from ..checkpoint import Packed, Stateful
-from ..interrupts import BEAT, LEFT, PATIENCE, UNINTERRUPTED, Stopped, beside, next_of
+from ..interrupts import BEAT, LEFT, PATIENCE, UNINTERRUPTED, Stopped, next_of, thread_name
 from ..types import ConfigError, Params, Problem, Rollouts, Step
 from ..verifying.environment import Environment
 from .arrivals import Cycle, Recording, Replay
@@ -138,7 +138,7 @@ class Actor:
             self.weights.keep(self.player.devices.replicate(saved["weights"]))
             for acted in saved["batches"]:
                 self.hand_over(acted)
-        name = beside("actor", threading.current_thread().name)
+        name = thread_name("actor", threading.current_thread().name)
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..accounting.timeline import Timeline
-from ..interrupts import UNINTERRUPTED, beside
+from ..interrupts import UNINTERRUPTED, thread_name
 from ..types import Stalled
 
 PACKAGE = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ class Watch:
     def parts(self, run: int) -> str:
         """The activity of each thread, and its place in the code."""
         frames, threads = sys._current_frames(), {thread.ident: thread.name for thread in threading.enumerate()}
-        roles = {threads.get(run, ""): "learner", beside("actor", threads.get(run, "")): "actor"}
+        roles = {threads.get(run, ""): "learner", thread_name("actor", threads.get(run, "")): "actor"}
         told = []
         for ident, name in threads.items():
             if (role := roles.get(name)) and ident in frames:

@@ -114,6 +114,12 @@ def test_each_logs_to_its_own_file(cache, tmp_path):
         assert len([line for line in logged if "of max_flops" in line]) == 1, logged
 
 
+def test_a_sweep_may_log_to_no_file(sweep, tmp_path):  # noqa: F811
+    _, error = sweep(SEEDS, "hydra/job_logging=disabled", "seed=0,1", "hydra.sweep.dir=here")
+    assert error is None and len(folders(tmp_path / "here")) == 2
+    assert not [*(tmp_path / "here").rglob("*.log")]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_all_go_on_from_their_checkpoints(cache, tmp_path, alone, number):
     words = "hydra.sweep.dir=runs", "verifier.delay_seconds=0.06"

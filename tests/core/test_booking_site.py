@@ -1,6 +1,5 @@
 """The booking site over HTTP: the same pages and rewards as in this process, a browser, and a server that is killed."""
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,8 +16,6 @@ from tests.core.test_booking import EVEN, booking
 from tests.fakes import VERIFIER
 
 pytest.importorskip("starlette", reason="serves the site: pip install 'rlbench[booking]'")
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def free_port():
@@ -120,27 +117,23 @@ def test_another_site_is_no_booking_site(url):
         Client(f"{url}/elsewhere").send(session, "b", "compact")
 
 
-@pytest.mark.skipif(not BROWSER, reason="there is no Chromium")
-def test_a_person_can_click_through_it(url):
-    playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.goto(f"{url}/?seed=3")
-        assert "from C to D on day 7" in page.inner_text("#request")
-        page.fill("input[name=command]", "CD7")
-        page.click("text=Send")
-        page.click("text=choose noon")
-        page.click("button[value=b]")
-        page.click("text=choose dawn")
-        page.click("button >> nth=0")
-        page.fill("input[name=command]", "KT")
-        page.keyboard.press("Enter")
-        assert "To pay" in page.inner_text("#page")
-        page.click("button[value=p]")
-        confirmed = page.inner_text("#page")
-        assert confirmed.startswith("Booked, number")
-        page.go_back()  # and pays again: the ticket is the same
-        page.click("button[value=p]")
-        assert page.inner_text("#page") == confirmed
-        browser.close()
+def test_a_person_can_click_through_it(url, browser):
+    page = browser.new_page()
+    page.goto(f"{url}/?seed=3")
+    assert "from C to D on day 7" in page.inner_text("#request")
+    page.fill("input[name=command]", "CD7")
+    page.click("text=Send")
+    page.click("text=choose noon")
+    page.click("button[value=b]")
+    page.click("text=choose dawn")
+    page.click("button >> nth=0")
+    page.fill("input[name=command]", "KT")
+    page.keyboard.press("Enter")
+    assert "To pay" in page.inner_text("#page")
+    page.click("button[value=p]")
+    confirmed = page.inner_text("#page")
+    assert confirmed.startswith("Booked, number")
+    page.go_back()  # and pays again: the ticket is the same
+    page.click("button[value=p]")
+    assert page.inner_text("#page") == confirmed
+    page.close()

@@ -23,12 +23,12 @@ from tests.core.test_ctrl_c import Told
 from tests.core.test_resuming import EVERY, Crash, Crashing, lines, outcome, params
 
 
-def beside(plans, folder, shared):
+def together(plans, folder, shared):
     """Runs plans on threads. Returns what each raised, or its summary."""
 
     def carry(number, plan):
         threading.current_thread().name = f"job {number}"
-        with UNINTERRUPTED.beside(lambda error: None):
+        with UNINTERRUPTED.carrying(lambda error: None):
             try:
                 return run(plan, folder / str(number), shared=shared)
             except BaseException as error:
@@ -57,10 +57,10 @@ def seeds_of(plan_of, algo, *words, task="arithmetic", seeds=3):
     ],
 )
 def test_each_computes_what_it_computes_alone(plan_of, tmp_path, algo, task, words):
-    ended = beside(seeds_of(plan_of, algo, *words, task=task), tmp_path / "beside", Shared())
+    ended = together(seeds_of(plan_of, algo, *words, task=task), tmp_path / "together", Shared())
     assert [one["status"] for one in ended] == ["finished"] * 3
     for seed, plan in enumerate(seeds_of(plan_of, algo, *words, task=task)):
-        alone, among = tmp_path / f"alone{seed}", tmp_path / "beside" / str(seed)
+        alone, among = tmp_path / f"alone{seed}", tmp_path / "together" / str(seed)
         alone.mkdir()
         run(plan, alone)
         chex.assert_trees_all_equal(params(among), params(alone))
@@ -73,7 +73,7 @@ def test_each_computes_what_it_computes_alone(plan_of, tmp_path, algo, task, wor
 def test_what_arrives_by_chance_decides_nothing_else(plan_of, tmp_path, runner):
     """Alone, a replay decides as chance did beside others."""
     words = f"runner={runner}", "acting.chunk=1", "acting.slots=8"
-    beside(seeds_of(plan_of, "async_grpo", *words), tmp_path, Shared())
+    together(seeds_of(plan_of, "async_grpo", *words), tmp_path, Shared())
     for seed in range(3):
         among, alone = tmp_path / str(seed), tmp_path / f"alone{seed}"
         alone.mkdir()
@@ -84,14 +84,14 @@ def test_what_arrives_by_chance_decides_nothing_else(plan_of, tmp_path, runner):
 
 def test_one_goes_on_from_its_checkpoint_beside_others(plan_of, tmp_path):
     crashed = [plan._replace(trackers=[Crashing(3)]) for plan in seeds_of(plan_of, "grpo", seeds=1)]
-    (tmp_path / "beside" / "0").mkdir(parents=True)
+    (tmp_path / "together" / "0").mkdir(parents=True)
     with pytest.raises(Crash):
-        run(crashed[0], tmp_path / "beside" / "0")
+        run(crashed[0], tmp_path / "together" / "0")
     (tmp_path / "rest").mkdir()
-    (tmp_path / "beside" / "0").rename(tmp_path / "begun")
+    (tmp_path / "together" / "0").rename(tmp_path / "begun")
 
     def carry(number, plan, folder):
-        with UNINTERRUPTED.beside(lambda error: None):
+        with UNINTERRUPTED.carrying(lambda error: None):
             return run(plan, folder, shared=shared)
 
     shared, plans = Shared(), seeds_of(plan_of, "grpo", seeds=2)
@@ -110,9 +110,9 @@ def test_programs_are_compiled_once(plan_of, tmp_path, monkeypatch):
     monkeypatch.setattr(
         CompiledFunction, "_compile", lambda self, given: (names.append(self.name), compiled(self, given))[1]
     )
-    beside(seeds_of(plan_of, "grpo", "warm_start.steps=4", seeds=1), tmp_path / "one", Shared())
+    together(seeds_of(plan_of, "grpo", "warm_start.steps=4", seeds=1), tmp_path / "one", Shared())
     one, names[:] = sorted(names), []
-    beside(seeds_of(plan_of, "grpo", "warm_start.steps=4"), tmp_path / "three", Shared())
+    together(seeds_of(plan_of, "grpo", "warm_start.steps=4"), tmp_path / "three", Shared())
     assert sorted(names) == one
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_asks_twice_for_one_use_of_a_function_has_programs_of_its_own
 
 def test_seconds_are_shared_out_and_none_is_counted_twice(plan_of, tmp_path):
     began = time.perf_counter()
-    beside(seeds_of(plan_of, "grpo", "steps=20", "warm_start.steps=4"), tmp_path, Shared())
+    together(seeds_of(plan_of, "grpo", "steps=20", "warm_start.steps=4"), tmp_path, Shared())
     wall = time.perf_counter() - began
     times = [json.loads((tmp_path / str(seed) / "ledger.json").read_text())["time"] for seed in range(3)]
     busy = ("actor_and_learner", "actor_only", "learner_only", "evaluation_only")
@@ -143,13 +143,13 @@ def test_memory_is_what_one_takes_and_what_all_take(plan_of, tmp_path):
     gc.collect()
     others = live_bytes(jax.devices()[0])  # of other tests
     run(seeds_of(plan_of, "grpo", *wide)[0], tmp_path / "alone")
-    beside(seeds_of(plan_of, "grpo", *wide), tmp_path / "beside", Shared())
+    together(seeds_of(plan_of, "grpo", *wide), tmp_path / "together", Shared())
 
     def memory(folder):
         return json.loads((folder / "ledger.json").read_text())["memory"]
 
     alone = memory(tmp_path / "alone")["device_peak"] - others
-    each = [memory(tmp_path / "beside" / str(seed)) for seed in range(3)]
+    each = [memory(tmp_path / "together" / str(seed)) for seed in range(3)]
     assert [one["device_peak"] for one in each] == pytest.approx([alone] * 3, rel=0.1)
     assert max(one["process_peak"] for one in each) > 1.5 * alone
 
@@ -163,7 +163,7 @@ def test_one_that_diverges_ends_alone(plan_of, tmp_path):
                 raise Diverged(self.step, "loss", float("nan"))
 
     plans[1] = plans[1]._replace(trackers=[Diverging(2)])
-    ended = beside(plans, tmp_path, Shared())
+    ended = together(plans, tmp_path, Shared())
     assert isinstance(ended[1], Diverged) and [ended[0]["status"], ended[2]["status"]] == ["finished"] * 2
     summaries = [json.loads((tmp_path / str(seed) / "summary.json").read_text()) for seed in range(3)]
     assert [one["status"] for one in summaries] == ["finished", "diverged", "finished"]
@@ -174,7 +174,7 @@ def test_one_that_stalls_ends_alone(plan_of, tmp_path):
     released = threading.Event()
     plans[1] = plans[1]._replace(task=Told(plans[1].task, lambda: released.wait(60)))
     try:
-        ended = beside(plans, tmp_path, Shared())
+        ended = together(plans, tmp_path, Shared())
     finally:
         released.set()
     assert isinstance(ended[1], Stalled) and "the actor is verifying" in str(ended[1])

@@ -119,21 +119,27 @@ def test_another_site_is_no_booking_site(url):
 
 def test_a_person_can_click_through_it(url, browser):
     page = browser.new_page()
+
+    def press(button):
+        with page.expect_navigation():
+            page.click(button)
+
     page.goto(f"{url}/?seed=3")
     assert "from C to D on day 7" in page.inner_text("#request")
     page.fill("input[name=command]", "CD7")
-    page.click("text=Send")
-    page.click("text=choose noon")
-    page.click("button[value=b]")
-    page.click("text=choose dawn")
-    page.click("button >> nth=0")
+    press("text=Send")
+    press("text=choose noon")
+    press("button[value=b]")
+    press("text=choose dawn")
+    press("button >> nth=0")
     page.fill("input[name=command]", "KT")
-    page.keyboard.press("Enter")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     assert "To pay" in page.inner_text("#page")
-    page.click("button[value=p]")
+    press("button[value=p]")
     confirmed = page.inner_text("#page")
     assert confirmed.startswith("Booked, number")
     page.go_back()  # and pays again: the ticket is the same
-    page.click("button[value=p]")
+    press("button[value=p]")
     assert page.inner_text("#page") == confirmed
     page.close()

@@ -20,18 +20,25 @@ TRIALS, TUNING_SEEDS, SEEDS = 8, "[100,101]", "range(16)"
 OBJECTIVE = "accuracy_after"
 
 
-def rlbench(*words: str) -> None:
-    """A sweep."""
+def rlbench(*words: str, check: bool = True) -> None:
+    """A sweep.
+
+    Args:
+      check: ends all where a job fails.
+    """
     print("rlbench", shlex.join(words), flush=True)
-    subprocess.run([sys.executable, "-m", "rlbench.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "rlbench.cli", *words], check=check)
 
 
 def search(algorithm: str, base: list[str], folder: Path) -> list[str]:
     """Words of the best settings that were found."""
     sweeper = ["hydra/sweeper=optuna", "hydra/launcher=seeds", f"hydra.sweeper.objective={OBJECTIVE}"]
     sweeper += [f"hydra.sweeper.n_trials={TRIALS}", f"hydra.sweeper.seeds={TUNING_SEEDS}"]
-    rlbench("-m", *base, f"algo={algorithm}", *sweeper, *SPACE, f"hydra.sweep.dir={folder}")
+    words = [*base, f"algo={algorithm}", *sweeper, *SPACE, f"hydra.sweep.dir={folder}"]
+    rlbench("-m", *words, check=False)  # a trial may diverge: it has no value
     found = json.loads((folder / "search.json").read_text())
+    if not found["best"]:
+        sys.exit(f"no trial of {algorithm} has a value")
     known = sum(trial[OBJECTIVE] is not None for trial in found["trials"])
     return [*found["best"]["settings"], f"trials={known}"]
 

@@ -18,7 +18,7 @@ from .discovery import CONFIG, find_plugins, split
 from .help import explain, is_one_line, print_help
 from .hydra_adapter import VERSION_BASE, HydraConfig
 from .interrupts import Terminated, end_process
-from .multirun import SHARED, InvalidJob, JobFailed, register
+from .multirun import InvalidJob, JobFailed, register, shared
 from .multirun.repeating import goes_on
 from .records import WORDS
 from .types import FAILURES
@@ -50,7 +50,7 @@ def job(config: DictConfig) -> float | None:
             # Hydra's own copies keep the interpolations, and are written over by whoever names this folder again.
             config_text = OmegaConf.to_yaml(config, resolve=True)
             texts = {"config.yaml": config_text, WORDS: OmegaConf.to_yaml(context.overrides.task)}
-            summary = run(plan, folder, texts, SHARED.get())
+            summary = run(plan, folder, texts, shared())
         except KeyboardInterrupt:
             if alone and plan.checkpoint.keep:
                 command = goes_on(OmegaConf.create({"hydra": context}), folder)

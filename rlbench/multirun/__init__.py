@@ -7,10 +7,10 @@ from ..hydra_adapter import import_plugins, register_for_multirun
 from .job import InvalidJob, JobFailed
 from .launchers import JoblibLauncher, ProcessLauncher, RayLauncher, SubmititLauncher
 from .search import OptunaSweeper
-from .seeds import SHARED, SeedsLauncher
+from .seeds import SeedsLauncher, shared
 from .sweeper import GridSweeper
 
-__all__ = ["SHARED", "InvalidJob", "JobFailed", "register"]
+__all__ = ["InvalidJob", "JobFailed", "register", "shared"]
 
 import_plugins()  # at once: a job's process then unpickles its config, which may name classes of theirs
 

@@ -33,6 +33,11 @@ SHARED: ContextVar[Shared | None] = ContextVar("shared", default=None)  # by the
 PATIENCE = 30.0  # seconds that interrupted runs have to write down how far they came
 
 
+def shared() -> Shared | None:
+    """The common parts of the runs of this process; None of a run alone."""
+    return SHARED.get()
+
+
 class SeedsLauncher(ProcessLauncher):
     """Seeds of one setting beside each other, in one process; settings one after the other.
 

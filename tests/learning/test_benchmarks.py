@@ -39,7 +39,7 @@ def test_the_accelerator_s_tables_are_made_on_a_processor_at_small_size():
 def test_a_verdict_is_tuned_run_and_written(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(verdicts, "TRIALS", 2)
     monkeypatch.setattr(verdicts, "SEEDS", "0,1,2,3")
-    words = [*SMALL, "batch.rollouts=32", "tracker=none", f"cache={cache}"]
+    words = [*SMALL, "batch.rollouts=64", "tracker=none", f"cache={cache}"]
     monkeypatch.setattr(sys, "argv", ["verdicts", "arithmetic", str(tmp_path / "runs"), *words])
     verdicts.main()
     searched = [json.loads((tmp_path / "runs/search" / algo / "search.json").read_text()) for algo in DEMO]

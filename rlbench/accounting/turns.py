@@ -9,16 +9,13 @@ from ..interrupts import BEAT, UNINTERRUPTED
 
 
 class Turns:
-    """A semaphore: first come, first served.
+    """A lock: first come, first served.
 
     Several runs in one process would otherwise compute at once, and nobody could say whose seconds those were.
-
-    Args:
-      at_once: threads that compute at the same time.
     """
 
-    def __init__(self, at_once: int = 1):
-        self._free = at_once
+    def __init__(self) -> None:
+        self._free = True
         self._lock = threading.Lock()
         self._queue: deque[threading.Event] = deque()
         self._mine = threading.local()
@@ -44,7 +41,7 @@ class Turns:
     def _take(self, waiting: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         with self._lock:
             if self._free:
-                self._free -= 1
+                self._free = False
                 return
             mine = threading.Event()
             self._queue.append(mine)
@@ -66,4 +63,4 @@ class Turns:
             if self._queue:
                 self._queue.popleft().set()
             else:
-                self._free += 1
+                self._free = True

@@ -45,7 +45,8 @@ class Parts:
 
     def __init__(self, plan: Plan, shared: Shared | None = None):
         self.plan = plan
-        self.memory, self.timeline = MemoryMeter(plan.devices[0], shared), Timeline()
+        self.memory = MemoryMeter(plan.devices[0], shared)
+        self.timeline = Timeline(share=shared.turns.share if shared else None)
         self.acting_devices, self.learning_devices = (
             Devices(devices, self.memory, shared.programs(role) if shared else None)
             for role, devices in (("actor", plan.acting_devices), ("learner", plan.learning_devices))

@@ -9,10 +9,14 @@ FILLED = 0.9  # share of the free memory that runs may take
 
 
 class Shared:
-    """The process of some runs that differ in nothing but their seed."""
+    """The process of some runs that differ in nothing but their seed.
 
-    def __init__(self) -> None:
-        self.turns = Turns()
+    Args:
+      at_once: threads that compute at the same time.
+    """
+
+    def __init__(self, at_once: int = 1):
+        self.turns = Turns(at_once)
         self.peak = 0  # bytes of a device that all took together
         self.fits: int | None = None  # runs that there is memory for, once the first has its programs
         self._lock = threading.Lock()
@@ -33,5 +37,5 @@ class Shared:
         """
         with self._lock:
             if self.fits is None:
-                others = (FILLED * free - temporaries) / max(own, 1)
+                others = (FILLED * free - self.turns.at_once * temporaries) / max(own, 1)
                 self.fits = 1 + max(int(others), 0)

@@ -38,6 +38,7 @@ class DeviceState(StrEnum):
     ROLLOUTS = "waiting_for_rollouts"
 
 
+COMPUTES = frozenset((Activity.COMPUTING, Activity.EVALUATING))
 IDLE = frozenset(state for state in DeviceState if state.startswith("waiting")) - {DeviceState.QUEUE}
 ROLES = ("actor", "learner")
 WAITS_FOR = {"actor": "waiting_for_weights", "learner": "waiting_for_rollouts"}
@@ -69,10 +70,12 @@ class Timeline:
 
     Args:
       clock: seconds; only differences count.
+      share: seconds that a thread has the devices while it computes, where other runs compute at the same time. The
+        rest is theirs, so that the seconds of all runs add up to those of the devices.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter):
-        self.clock = clock
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, share: Callable[[], float] | None = None):
+        self.clock, self._share = clock, share or clock
         self._doing = [Activity.WAITING, Activity.HOST]  # of each of ROLES
         self._lock = threading.Lock()
         self.begin()
@@ -81,6 +84,7 @@ class Timeline:
         """Starts at zero seconds."""
         self._seconds: defaultdict[tuple[Activity, ...], float] = defaultdict(float)  # by what each of ROLES does
         self._last = self._switched = self.clock()
+        self._shared = self._share()
 
     def state(self) -> dict[tuple[Activity, ...], float]:
         """Seconds so far, by what each of ROLES did."""
@@ -137,9 +141,14 @@ class Timeline:
 
     def _advance(self) -> None:
         """Enters the time since it was last called."""
-        now = self.clock()
-        self._seconds[tuple(self._doing)] += now - self._last
-        self._last = now
+        now, shared = self.clock(), self._share()
+        doing = tuple(self._doing)
+        passed, mine = now - self._last, sum(one in COMPUTES for one in doing) * (shared - self._shared)
+        if 0 < mine < passed:
+            self._seconds[tuple(Activity.QUEUEING if one in COMPUTES else one for one in doing)] += passed - mine
+            passed = mine
+        self._seconds[doing] += passed
+        self._last, self._shared = now, shared
 
 
 def word(role: str, doing: Activity) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -9,16 +10,30 @@ from ..interrupts import BEAT, UNINTERRUPTED
 
 
 class Turns:
-    """A lock: first come, first served.
+    """A semaphore: first come, first served.
 
-    Several runs in one process would otherwise compute at once, and nobody could say whose seconds those were.
+    Args:
+      at_once: threads that compute at the same time.
+      clock: seconds; only differences count.
     """
 
-    def __init__(self) -> None:
-        self._free = True
+    def __init__(self, at_once: int = 1, clock: Callable[[], float] = time.perf_counter):
+        self.at_once, self._computing = at_once, 0
+        self._clock, self._share, self._last = clock, 0.0, clock()
         self._lock = threading.Lock()
         self._queue: deque[threading.Event] = deque()
         self._mine = threading.local()
+
+    def share(self) -> float:
+        """Seconds since the beginning, each divided by the turns that were taken in it: what one had of the devices."""
+        with self._lock:
+            return self._advance()
+
+    def _advance(self) -> float:
+        now = self._clock()
+        self._share += (now - self._last) / max(self._computing, 1)
+        self._last = now
+        return self._share
 
     @contextlib.contextmanager
     def taken(self, waiting: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
@@ -40,8 +55,9 @@ class Turns:
 
     def _take(self, waiting: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
         with self._lock:
-            if self._free:
-                self._free = False
+            if self._computing < self.at_once:
+                self._advance()
+                self._computing += 1
                 return
             mine = threading.Event()
             self._queue.append(mine)
@@ -63,4 +79,5 @@ class Turns:
             if self._queue:
                 self._queue.popleft().set()
             else:
-                self._free = True
+                self._advance()
+                self._computing -= 1

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
+import jax
 import yaml
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
@@ -25,6 +26,7 @@ from ..hydra_adapter import JobReturn, failure, file_logs, prepare_for_threads
 from ..interrupts import BEAT, LEFT, UNINTERRUPTED, end_process, thread_name
 from ..plugins import valid
 from ..types import Count
+from ..verifying.pool import cores
 from .finished import resolved
 from .job import Job, JobFailed, line, perform
 from .launchers import Outcomes, ProcessLauncher, death, follow, interrupt
@@ -128,6 +130,15 @@ def work(pipe: Connection, task_function: TaskFunction, configs: Mapping[int, Di
     end_process(130 if UNINTERRUPTED.terminating else 0)
 
 
+def at_once() -> int:
+    """Threads that compute at the same time.
+
+    A program of a small model leaves cores idle, so on a CPU there is one more than cores. Several devices
+    have to see programs with collectives in one order, and an accelerator runs them in a row.
+    """
+    return 1 + cores() if jax.default_backend() == "cpu" and jax.local_device_count() == 1 else 1
+
+
 class Seeds:
     """Jobs on threads of their own.
 
@@ -137,7 +148,7 @@ class Seeds:
 
     def __init__(self, task_function: TaskFunction, configs: Mapping[int, DictConfig], most: int | None):
         self.task_function, self.most = task_function, most
-        self.shared = Shared()
+        self.shared = Shared(at_once())
         self._waiting = deque(configs.items())
         self._threads: dict[int, threading.Thread] = {}
         self._ended: SimpleQueue[Outcome] = SimpleQueue()

@@ -13,6 +13,7 @@ import pytest
 
 from rlbench.accounting.memory import MemoryMeter, live_bytes
 from rlbench.accounting.shared import Shared
+from rlbench.accounting.timeline import Activity, Timeline
 from rlbench.accounting.turns import Turns
 from rlbench.devices import CompiledFunction, Devices
 from rlbench.experiment import run
@@ -57,7 +58,7 @@ def seeds_of(plan_of, algo, *words, task="arithmetic", seeds=3):
     ],
 )
 def test_each_computes_what_it_computes_alone(plan_of, tmp_path, algo, task, words):
-    ended = together(seeds_of(plan_of, algo, *words, task=task), tmp_path / "together", Shared())
+    ended = together(seeds_of(plan_of, algo, *words, task=task), tmp_path / "together", Shared(at_once=2))
     assert [one["status"] for one in ended] == ["finished"] * 3
     for seed, plan in enumerate(seeds_of(plan_of, algo, *words, task=task)):
         alone, among = tmp_path / f"alone{seed}", tmp_path / "together" / str(seed)
@@ -124,9 +125,10 @@ def test_a_run_that_asks_twice_for_one_use_of_a_function_has_programs_of_its_own
     assert [int(added(jnp.int32(1), number)) for number in (1, 2)] == [2, 3]
 
 
-def test_seconds_are_shared_out_and_none_is_counted_twice(plan_of, tmp_path):
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_seconds_are_shared_out_and_none_is_counted_twice(plan_of, tmp_path, at_once):
     began = time.perf_counter()
-    together(seeds_of(plan_of, "grpo", "steps=20", "warm_start.steps=4"), tmp_path, Shared())
+    together(seeds_of(plan_of, "grpo", "steps=20", "warm_start.steps=4"), tmp_path, Shared(at_once))
     wall = time.perf_counter() - began
     times = [json.loads((tmp_path / str(seed) / "ledger.json").read_text())["time"] for seed in range(3)]
     busy = ("actor_and_learner", "actor_only", "learner_only", "evaluation_only")
@@ -189,6 +191,36 @@ def test_there_are_as_many_as_memory_has_room_for(free, fits):
     assert shared.fits == fits
     shared.ready(own=740, temporaries=500, free=10**9)
     assert shared.fits == fits, "the first run says it"
+
+
+def test_temporaries_are_those_of_each_turn():
+    shared = Shared(at_once=3)
+    shared.ready(own=740, temporaries=500, free=10_400)
+    assert shared.fits == 11
+
+
+def test_a_second_is_shared_by_those_that_compute_in_it():
+    """One computes for 1 s alone, for 2 s beside another, and for 1 s alone again; then there is a pause of 5 s."""
+    now = [0.0]
+    turns = Turns(2, lambda: now[0])
+    one, other = (Timeline(lambda: now[0], turns.share) for _ in range(2))
+
+    def compute(timeline, seconds):
+        with turns.taken(pytest.fail), timeline.during("learner", Activity.COMPUTING):
+            now[0] += seconds
+
+    with turns.taken(pytest.fail), one.during("learner", Activity.COMPUTING):
+        now[0] += 1
+        beside = threading.Thread(target=compute, args=(other, 2))
+        beside.start()
+        beside.join(10)
+        now[0] += 1
+    now[0] += 5
+    for timeline, computing, queueing in ((one, 3.0, 1.0), (other, 1.0, 1.0)):
+        seconds = timeline.seconds()
+        assert seconds["devices"]["learner_only"] == seconds["learner"]["computing"] == computing
+        assert seconds["devices"]["waiting_for_other_runs"] == seconds["learner"]["queueing"] == queueing
+        assert sum(seconds["devices"].values()) == now[0]
 
 
 def test_turns_are_taken_in_order():

@@ -65,7 +65,7 @@ class Wish(NamedTuple):
 
 
 class Met(NamedTuple):
-    """A fault that struck, and whether the visitor has come further than it left them."""
+    """A fault that struck, and whether the visitor has come further than it left them, with nothing wrong chosen."""
 
     fault: Fault
     rank: int  # of the page at which it struck, or to which it led
@@ -99,11 +99,11 @@ def send(visit: Visit, command: Command | None, rates: Rates, most: int, wish: W
     struck = strike(before, command, fault, chance, wish) if fault and may_strike(visit, most) else None
     site = act(before, command) if struck is None else struck
     rank = RANK[site.stage]
-    over = site.stage == Stage.CONFIRMED
-    met = tuple(one._replace(recovered=one.recovered or over or rank > one.rank) for one in visit.met)
+    fine, over = allows(wish, site), site.stage == Stage.CONFIRMED
+    met = tuple(one._replace(recovered=one.recovered or (fine and (over or rank > one.rank))) for one in visit.met)
     if struck is None or fault is None:
         return visit._replace(site=site, turn=visit.turn + 1, trouble=None, met=met)
-    mine = Met(fault, max(rank, RANK[before.stage]), recovered=fault == Fault.DOUBLE)
+    mine = Met(fault, max(rank, RANK[before.stage]))
     hides = fault in (Fault.NETWORK, Fault.TIMEOUT, Fault.RATE_LIMIT)
     return visit._replace(
         site=site,
@@ -112,6 +112,11 @@ def send(visit: Visit, command: Command | None, rates: Rates, most: int, wish: W
         wait=1 + chance % LONGEST_WAIT if fault == Fault.RATE_LIMIT else 0,
         met=(*met, mine),
     )
+
+
+def allows(wish: Wish, site: Site) -> bool:
+    """True if nothing that was chosen is against the wish."""
+    return site.search == wish.search and site.price <= wish.limit and (not site.seat or site.seat.kind == wish.kind)
 
 
 def may_strike(visit: Visit, most: int) -> bool:

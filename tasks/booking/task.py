@@ -18,10 +18,10 @@ from pydantic import Field
 from rlbench.hashing import drawn, number_of
 from rlbench.types import Bounds, ConfigError, Count, Natural, Problem, Status, Step
 
-from .faults import LONGEST_WAIT, RANK, Fault, Rates, Visit
+from .faults import LONGEST_WAIT, RANK, Fault, Rates, Visit, allows
 from .latency import Latency
 from .pages import FIRST_NAMES, Request, Style, asked, longest, page_of, shown, written
-from .session import Session, answered
+from .session import Session, answered, wish_of
 from .site import CITIES, DAYS, HIGHEST, KINDS, Command, Offer, Site, Stage, Verb
 
 HELDOUT = 5  # one request in so many is held out
@@ -204,10 +204,9 @@ def seen(state: State) -> State:
 def gain(state: State) -> int:
     """Stages that are reached for the first time, with nothing chosen that the request does not allow."""
     request, site = state.request, state.visit.site
-    if site.stage not in PAID or site.search != request.search:
+    if site.stage not in PAID or not allows(wish_of(request), site):
         return 0
-    fine = site.price <= request.limit and (not site.seat or site.seat.kind == request.kind)
-    fine = fine and (site.stage != Stage.PAYMENT or site.name == request.name)
+    fine = site.stage != Stage.PAYMENT or site.name == request.name
     return max(RANK[site.stage] - state.reached, 0) if fine else 0
 
 
@@ -225,9 +224,10 @@ def is_met(state: State) -> bool:
 
 
 def labels(visit: Visit) -> tuple[str, ...]:
-    """The faults that a visit met; those that were recovered from: the page after that of the fault was reached."""
+    """The faults that a visit met, and those of them that it recovered from: from a double payment nobody has to."""
     met = {str(one.fault) for one in visit.met}
-    recovered = {f"{fault}_recovered" for fault in met if all(m.recovered for m in visit.met if m.fault == fault)}
+    left = {one.fault for one in visit.met if not one.recovered} | {Fault.DOUBLE}
+    recovered = {f"{fault}_recovered" for fault in met - left}
     return (*sorted(met | recovered),) or ("no_fault",)
 
 

@@ -77,8 +77,10 @@ def row(algorithm: str, instructions: str, run: dict[str, Any]) -> str:
 
 def processor() -> str:
     """The processor's name, as the system tells it."""
-    told = Path("/proc/cpuinfo")
-    names = [line for line in told.read_text().splitlines() if line.startswith("model name")] if told.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    )
     return f"{len(names)} cores of {names[0].split(':')[1].strip()}" if names else platform.processor()
 
 

@@ -84,9 +84,9 @@ def plain_step(plan: Plan) -> Callable[[int], tuple[float, float]]:
         tokens = np.concatenate([prompts, completions], axis=1)
         mask, reward = np.zeros(tokens.shape, bool), np.zeros(len(tokens), np.float32)
         for row, completion in enumerate(completions):
-            said = completion.tolist()
-            length = said.index(END) + 1 if END in said else len(said)
-            reward[row] = plan.task.step(problems[row // group].state, plan.tokenizer.decode(said[:length])).reward
+            chosen = completion.tolist()
+            length = chosen.index(END) + 1 if END in chosen else len(chosen)
+            reward[row] = plan.task.step(problems[row // group].state, plan.tokenizer.decode(chosen[:length])).reward
             mask[row, limits.prompt : limits.prompt + length] = True
         middle = time.perf_counter()
         params, opt_state = jax.block_until_ready(update(params, opt_state, tokens, mask[:, 1:], reward))

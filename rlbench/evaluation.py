@@ -82,7 +82,7 @@ def evaluate(
         "eval/accuracy": mean(solved[:, 0][valid[:, 0]]),
         "eval/sampled_accuracy": mean(solved[:, 1:][valid[:, 1:]]),
         **{f"eval/pass@{k}": mean(pass_at(k, judged, right)[judged >= k]) for k in settings.pass_at},
-        f"eval/majority@{settings.samples}": mean(majority(trajectories.said, valid, solved)),
+        f"eval/majority@{settings.samples}": mean(majority(trajectories.completions, valid, solved)),
         "eval/infrastructure_failures": int((~valid).sum()),
     }
     metrics |= by_label(trajectories.labels[: asked * attempts], valid.ravel(), solved.ravel())
@@ -106,7 +106,7 @@ def by_label(labels: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> dict[
     return counts | {f"{SUCCESS}{label}": mean(rights) for label, rights in sorted(found.items())}
 
 
-def majority(said: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> np.ndarray:
+def majority(completions: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> np.ndarray:
     """True for each problem that the most frequent of its sampled answers solves; of equally frequent ones the first.
 
     An answer is the text of all completions of a rollout. Those of problems without a judged one are left out.
@@ -119,10 +119,10 @@ def majority(said: np.ndarray, valid: np.ndarray, solved: np.ndarray) -> np.ndar
     won = []
     for problem, (judged, right) in enumerate(zip(valid[:, 1:], solved[:, 1:], strict=True)):
         first = problem * valid.shape[1] + 1
-        votes = Counter(tuple(said[first + one]) for one in np.flatnonzero(judged))
+        votes = Counter(tuple(completions[first + one]) for one in np.flatnonzero(judged))
         if votes:
             (answer, _), *_ = votes.most_common(1)
-            won.append(any(right[one] for one in np.flatnonzero(judged) if tuple(said[first + one]) == answer))
+            won.append(any(right[one] for one in np.flatnonzero(judged) if tuple(completions[first + one]) == answer))
     return np.array(won, bool)
 
 
@@ -133,7 +133,7 @@ def samples_of(trajectories: Trajectories, attempts: int, problems: int) -> list
     """
     count = min(problems, len(trajectories) // attempts)
     chosen = [(index % attempts == 0, trajectories[index * attempts + index % attempts]) for index in range(count)]
-    return [{"greedy": greedy, **{name: getattr(said, name) for name in KEPT}} for greedy, said in chosen]
+    return [{"greedy": greedy, **{name: getattr(trajectory, name) for name in KEPT}} for greedy, trajectory in chosen]
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float | None:

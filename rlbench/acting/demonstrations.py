@@ -28,11 +28,11 @@ def demonstrations(
     episodes.open(rows, problems, prompts, first_id=0)
     going = rows.tolist()
     for turn in range(limits.turns):
-        said = [(episodes.states[row], solution_of(task, own(episodes.states[row]))) for row in going]
-        for row, (_, completion) in zip(going, said, strict=True):
+        given = [(episodes.states[row], solution_of(task, own(episodes.states[row]))) for row in going]
+        for row, (_, completion) in zip(going, given, strict=True):
             episodes.demonstrate(row, completion, tokenizer)
         if turn == limits.turns - 1:
             break
-        steps, _ = verifier.judge(task, said)
+        steps, _ = verifier.judge(task, given)
         going = [row for row, _ in episodes.observe(np.array(going), steps, tokenizer)]
     return batch_of(episodes, rows)

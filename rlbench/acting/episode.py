@@ -69,7 +69,7 @@ class Trajectories(Sequence[Trajectory]):
     ids: np.ndarray  # i64[n]
     problem: np.ndarray  # object[n]
     prompt: np.ndarray  # object[n]
-    said: np.ndarray  # object[n, turns]  texts of completions; None of those that there were not
+    completions: np.ndarray  # object[n, turns]  texts of completions; None of those that there were not
     reward: np.ndarray  # f64[n]
     solved: np.ndarray  # bool[n]  as the last step says, or else if rewards add up to 1
     status: np.ndarray  # object[n]
@@ -87,7 +87,7 @@ class Trajectories(Sequence[Trajectory]):
         return Trajectory(
             problem=self.problem[at],
             prompt=self.prompt[at],
-            completions=tuple(text for text in self.said[at] if text is not None),
+            completions=tuple(text for text in self.completions[at] if text is not None),
             reward=float(self.reward[at]),
             solved=bool(self.solved[at]),
             status=self.status[at],
@@ -156,8 +156,8 @@ class Episodes(Stateful):
     # fmt: off
     STATE = (
         "ids", "seed", "prompts", "prompt_length", "tokens", "chosen", "logp", "reward", "version", "behind", "oldest",
-        "over", "length", "turn", "completed", "states", "status", "detail", "solved", "labels", "said", "truncated",
-        "timed_out", "_prompt_counted", "_prompts", "_answers", "_decoded",
+        "over", "length", "turn", "completed", "states", "status", "detail", "solved", "labels", "completions",
+        "truncated", "timed_out", "_prompt_counted", "_prompts", "_answers", "_decoded",
     )
     # fmt: on
 
@@ -180,7 +180,7 @@ class Episodes(Stateful):
         self.completed = np.zeros((rows, limits.turns), np.int64)  # tokens of each turn's completion
         self.states, self.status, self.detail = (np.full(rows, None, object) for _ in range(3))
         self.solved, self.labels = (np.full(rows, None, object) for _ in range(2))
-        self.said = np.full((rows, limits.turns), None, object)  # texts of the completions
+        self.completions = np.full((rows, limits.turns), None, object)  # texts of the completions
         self.truncated, self.timed_out = np.zeros((2, rows), bool)
         self._prompt_counted = np.zeros(groups, bool)
         self._prompts, self._answers, self._decoded = Passed.blank(groups), Passed.blank(rows), Passed.blank(rows)
@@ -204,7 +204,7 @@ class Episodes(Stateful):
         self.seed[groups], self.prompts[groups] = [seed for seed, _ in problems], [one.prompt for _, one in problems]
         states = np.fromiter((problem.state for _, problem in problems), object, len(problems))
         self.states[rows] = np.repeat(states, self.group_size)
-        self.status[rows], self.detail[rows], self.solved[rows], self.said[rows] = Status.OPEN, "", None, None
+        self.status[rows], self.detail[rows], self.solved[rows], self.completions[rows] = Status.OPEN, "", None, None
         self.labels[rows] = None
         self.tokens[rows], self.chosen[rows], self.oldest[rows] = PAD, False, -1
         for column in (self.logp, self.reward, self.behind, self.turn, self.completed):
@@ -273,7 +273,7 @@ class Episodes(Stateful):
         place = np.minimum((last - size)[:, None] + np.arange(size.max(initial=0)), self.limits.episode - 1)
         tokens = self.tokens[rows[:, None], place].tolist()
         texts = [tokenizer.decode(text[:end]) for text, end in zip(tokens, size.tolist(), strict=True)]
-        self.said[rows, turn] = texts
+        self.completions[rows, turn] = texts
         return texts
 
     def observe(self, rows: np.ndarray, steps: Sequence[Step], tokenizer: Tokenizer) -> list[tuple[int, list[int]]]:
@@ -311,7 +311,7 @@ class Episodes(Stateful):
         """Appends a completion that somebody else wrote, ended as a policy would end it."""
         tokens = np.array([*tokenizer.encode(completion), END], np.int32)
         self.sampled(np.array([row]), tokens[None], np.zeros((1, len(tokens))), np.ones((1, len(tokens)), bool), 0)
-        self.said[row, self.turn[row]] = completion
+        self.completions[row, self.turn[row]] = completion
 
     def passes(self, groups: np.ndarray, read: int, decoded: int) -> list[Pass]:
         """Passes of groups through the network since this was asked last.
@@ -343,7 +343,7 @@ class Episodes(Stateful):
             ids=self.ids[rows],
             problem=self.seed[groups],
             prompt=self.prompts[groups],
-            said=self.said[rows],
+            completions=self.completions[rows],
             reward=reward,
             solved=np.where(unknown, reward > SOLVED_ABOVE, solved).astype(bool),
             status=self.status[rows],

@@ -442,11 +442,11 @@ class Play(Stateful):
     def _submit(self, rollouts: np.ndarray) -> None:
         """Has the last completions of rollouts judged."""
         episodes = self.episodes
-        texts = episodes.said[rollouts, episodes.turn[rollouts]]
-        said = [*zip(episodes.states[rollouts].tolist(), texts.tolist(), strict=True)]
+        texts = episodes.completions[rollouts, episodes.turn[rollouts]]
+        given = [*zip(episodes.states[rollouts].tolist(), texts.tolist(), strict=True)]
         prompts = [episodes.prompt(one) for one in rollouts.tolist()]
         with self.player.account.during(Activity.VERIFYING):
-            self.environment.submit(episodes.ids[rollouts].tolist(), said, prompts)
+            self.environment.submit(episodes.ids[rollouts].tolist(), given, prompts)
 
 
 def rounded_up(number: int, unit: int) -> int:

@@ -79,9 +79,9 @@ def sample(folder: Path, words: Sequence[str], count: int, *, best: bool) -> Non
             player.task = task if problem.state is not NOTHING else Unjudged(task)
             greedy = [True] + [False] * (count - 1)
             batch = player.play(policy.params, [(seed, problem)], count, first_id=next(ids), version=0, greedy=greedy)
-            for kind, said in zip(greedy, batch.trajectories, strict=True):
-                texts = " | ".join(map(repr, said.completions))
-                verdict = said.detail or said.status if said.status == Status.OPEN else f"{said.status} {said.reward:g}"
+            for kind, end in zip(greedy, batch.trajectories, strict=True):
+                texts = " | ".join(map(repr, end.completions))
+                verdict = end.detail or end.status if end.status == Status.OPEN else f"{end.status} {end.reward:g}"
                 print(f"  {'greedy ' if kind else 'sampled'}  {texts:32}  {verdict}")
 
 

@@ -50,14 +50,14 @@ def per_token(model: Model, params: Params, rollouts: Rollouts, read: Callable[[
     """
 
     if (prefixes := prefixes_of(rollouts)) and model.branch:
-        said = read_after(model, params, prefixes, read)
-        return jnp.where(rollouts.mask, prefixes.rows(said, rollouts.mask.shape[1]), 0.0)
+        values = read_after(model, params, prefixes, read)
+        return jnp.where(rollouts.mask, prefixes.rows(values, rollouts.mask.shape[1]), 0.0)
 
     def forward(batch: tuple[Array, Array]) -> Array:
         tokens, mask = batch
         # Tokens after the last chosen one are padding, whatever they hold; nothing earlier sees them.
-        said = read(model.apply(params, tokens[:, :-1]), tokens[:, 1:], mask[:, 1:])
-        return jnp.where(mask, jnp.pad(said, ((0, 0), (1, 0))), 0.0)
+        values = read(model.apply(params, tokens[:, :-1]), tokens[:, 1:], mask[:, 1:])
+        return jnp.where(mask, jnp.pad(values, ((0, 0), (1, 0))), 0.0)
 
     batch = rollouts.tokens, rollouts.mask
     rows, length = rollouts.tokens.shape

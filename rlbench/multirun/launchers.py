@@ -62,7 +62,7 @@ class Jobs(Launcher):
                 folder, done = finished.place(config, index)
             except (ConfigError, HydraException, OmegaConfBaseException) as error:
                 returns[index] = failure(overrides, InvalidJob(line(explain(error, overrides))))
-                told(index, returns[index])
+                log_failure(index, returns[index])
                 continue
             if done:
                 log.info("job %d is already finished: %s", index + 1, folder)
@@ -74,7 +74,7 @@ class Jobs(Launcher):
             for job, result in outcomes:
                 result.working_dir = str(job.folder)
                 returns[job.number] = result
-                told(job.number, result)
+                log_failure(job.number, result)
         return [returns[index] for index in sorted(returns)]
 
     def _compose(self, overrides: list[str]) -> DictConfig:
@@ -87,7 +87,7 @@ class Jobs(Launcher):
         log.info("job %d: %s", job.number + 1, " ".join(filter_overrides(job.overrides)))
 
 
-def told(index: int, result: JobReturn) -> None:
+def log_failure(index: int, result: JobReturn) -> None:
     """Says that a job failed, as soon as it did."""
     if result.status == JobStatus.FAILED:
         log.error("job %d failed: %s", index + 1, error_of(result))

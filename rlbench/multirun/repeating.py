@@ -40,12 +40,12 @@ def reported(config: DictConfig) -> Iterator[list[JobReturn]]:
     finally:
         show_tables([folder])
         failed = [result for result in returns if result.status == JobStatus.FAILED]
-        said = [f"{len(failed)} of {len(returns)} jobs failed:"] if failed else []
+        lines = [f"{len(failed)} of {len(returns)} jobs failed:"] if failed else []
         for result in failed:
-            said += [f"  {error_of(result)}", f"    {repeats(filter_overrides(result.overrides or []), config)}"]
+            lines += [f"  {error_of(result)}", f"    {repeats(filter_overrides(result.overrides or []), config)}"]
         if failed or not whole:
-            said += ["what is missing here is done by", f"    {completes(config)}"]
-            log.error("\n".join(said))
+            lines += ["what is missing here is done by", f"    {completes(config)}"]
+            log.error("\n".join(lines))
     if failed:
         raise error_of(failed[0])
 

@@ -60,12 +60,12 @@ class Watch:
         """The activity of each thread, and its place in the code."""
         frames, threads = sys._current_frames(), {thread.ident: thread.name for thread in threading.enumerate()}
         roles = {threads.get(run, ""): "learner", thread_name("actor", threads.get(run, "")): "actor"}
-        told = []
+        doing = []
         for ident, name in threads.items():
             if (role := roles.get(name)) and ident in frames:
                 own = [
                     one for one in traceback.extract_stack(frames[ident]) if Path(one.filename).is_relative_to(PACKAGE)
                 ]
                 place = f" in {own[-1].name} ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-                told.append(f"the {role} is {self.timeline.doing(role)}{place}")
-        return ", ".join(told)
+                doing.append(f"the {role} is {self.timeline.doing(role)}{place}")
+        return ", ".join(doing)

@@ -35,9 +35,12 @@ def check_docstring(task: Task, verifier: Verifier) -> None:
     """Its docstring, or its file's, says what is asked and how it is judged."""
     texts = [getdoc(type(task)) or "", getattr(sys.modules[type(task).__module__], "__doc__", None) or ""]
     expect(any(texts), "maker", "a docstring of the task or of its file", "none")
-    said = JUDGED.search(" ".join(texts))
+    judged = JUDGED.search(" ".join(texts))
     expect(
-        said, "maker", "a docstring that says how a completion is judged", repr(max(texts, key=len).partition("\n")[0])
+        judged,
+        "maker",
+        "a docstring that says how a completion is judged",
+        repr(max(texts, key=len).partition("\n")[0]),
     )
 
 
@@ -136,11 +139,11 @@ def check_bounds(task: Task, verifier: Verifier) -> None:
         if not has_solutions(task):
             continue
         for turn in range(bounds.turns):
-            said = [(state, solution_of(task, own(state))) for state in states]
-            for _, completion in said:
+            answers = [(state, solution_of(task, own(state))) for state in states]
+            for _, completion in answers:
                 within(completion, bounds.completion, "a reference solution")
             with opened(task):
-                steps, _ = verifier.judge(task, said)
+                steps, _ = verifier.judge(task, answers)
             questions = [(step.state, step.next_observation) for step in steps if step.next_observation is not None]
             over = not questions or turn + 1 < bounds.turns
             expect(over, "bounds", f"reference solutions that end it in {bounds.turns} turns", "another question")

@@ -77,7 +77,7 @@ def identity(folder: Path, project: str | None, entity: str | None) -> Identity:
 
 def follow(folder: Path, offline: bool) -> bool:
     """Sends a run as it happens, until somebody writes to standard input or closes it; says what becomes of it."""
-    who, told, over = Identity.of(folder), False, False
+    who, announced, over = Identity.of(folder), False, False
     assert who
 
     def ends_within(seconds: float) -> bool:
@@ -87,10 +87,10 @@ def follow(folder: Path, offline: bool) -> bool:
 
     def taken(seconds: float) -> bool:
         """Nobody looks for the end of the run before wandb has taken it."""
-        nonlocal told
-        if not told:
-            say(CONNECTED)
-        told = True
+        nonlocal announced
+        if not announced:
+            show(CONNECTED)
+        announced = True
         return ends_within(seconds)
 
     last = False
@@ -99,16 +99,16 @@ def follow(folder: Path, offline: bool) -> bool:
             send(folder, who, offline, taken)
             return True
         except Unreadable as error:
-            say(str(error))
+            show(str(error))
             return False
         except NotSent as error:
-            say(str(error))
+            show(str(error))
             if last or error.__cause__ is None:
                 return False
         last = ends_within(PATIENCE)  # then once more, whose end is waited for as long as the tracker likes
 
 
-def say(text: str) -> None:
+def show(text: str) -> None:
     """To whoever started this process with --follow."""
     print(f"{SAYS}{text}", flush=True)
 

@@ -256,8 +256,8 @@ def send_rows(run: Any, folder: Path, ends_within: Callable[[float], bool]) -> i
                     completion | {"completion": "\n".join(completion["completions"])}
                 )
             if step >= run.starting_step:  # the others arrived in an earlier attempt
-                if said := waiting.pop(step, None):
-                    cells = [[completion[name] for name in TRAJECTORY] for completion in said]
+                if of_step := waiting.pop(step, None):
+                    cells = [[completion[name] for name in TRAJECTORY] for completion in of_step]
                     row["trajectories"] = wandb.Table(columns=list(TRAJECTORY), data=cells)
                 run.log(row, step=step)
     return step

@@ -55,7 +55,7 @@ class WeightsAndBiases:
         self.folder: Path
         self.sender: subprocess.Popen[bytes] | None = None
         self.scratch: tempfile.TemporaryDirectory[str]  # what the sender leaves there, even where it is killed
-        self.said: IO[bytes]  # by the sender; a pipe would have to be read
+        self.output: IO[bytes]  # by the sender; a pipe would have to be read
         self.began = 0.0
 
     def begin(self, folder: Path) -> None:
@@ -67,13 +67,13 @@ class WeightsAndBiases:
         try:
             if not self._goes_on(folder):
                 self.identity.keep(folder)
-            self.said = tempfile.TemporaryFile()  # noqa: SIM115
+            self.output = tempfile.TemporaryFile()  # noqa: SIM115
             self.scratch = tempfile.TemporaryDirectory(prefix="rlbench-", ignore_cleanup_errors=True)
             self.sender = subprocess.Popen(
                 words + ["--offline"] * (self.mode == "offline"),
                 env=os.environ | {"TMPDIR": self.scratch.name},
                 stdin=subprocess.PIPE,
-                stdout=self.said,
+                stdout=self.output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is the run's, which says when it ends
             )
@@ -116,11 +116,11 @@ class WeightsAndBiases:
             self._gone(f"it was not done {patience:.0f} s after the run" if late else "")
 
     def _connected(self) -> bool:
-        return f"{SAYS}{CONNECTED}" in self._said()
+        return f"{SAYS}{CONNECTED}" in self._output()
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         """Output of the sender so far; read without moving the position, which it shares."""
-        return os.pread(self.said.fileno(), 1 << 20, 0).decode(errors="replace")
+        return os.pread(self.output.fileno(), 1 << 20, 0).decode(errors="replace")
 
     def _gone(self, reason: str = "") -> None:
         """Says once what is missing at wandb, if anything is, and what the sender said of it."""
@@ -132,9 +132,9 @@ class WeightsAndBiases:
             return
         if ended < 0 and not reason:
             reason = f"its process was ended by {signal.Signals(-ended).name}"
-        lines = [line for line in self._said().splitlines() if line.strip() and line != f"{SAYS}{CONNECTED}"]
-        said = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS) or ended == 1][-1:]
-        self._missing("; ".join([*filter(None, [reason]), *said]) or "its process ended without a word")
+        lines = [line for line in self._output().splitlines() if line.strip() and line != f"{SAYS}{CONNECTED}"]
+        last = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS) or ended == 1][-1:]
+        self._missing("; ".join([*filter(None, [reason]), *last]) or "its process ended without a word")
 
     def _missing(self, reason: str) -> None:
         log.warning("wandb does not have all of this run (%s); send it with: rlbench-wandb %s", reason, self.folder)

@@ -26,7 +26,7 @@ class Submitted(NamedTuple):
     """A completion that waits for its step."""
 
     ticket: int
-    said: tuple[Any, str]  # the state that it was given in, and the completion
+    given: tuple[Any, str]  # the state that it was given in, and the completion
     prompt: str  # of its problem, for messages
 
 
@@ -89,7 +89,7 @@ class Environment:
     def __exit__(self, *_: Any) -> None:
         self._over.set()  # nobody waits for what is still under way
 
-    def submit(self, tickets: Sequence[int], said: Sequence[tuple[Any, str]], prompts: Sequence[str] = ()) -> None:
+    def submit(self, tickets: Sequence[int], given: Sequence[tuple[Any, str]], prompts: Sequence[str] = ()) -> None:
         """Has completions judged, each with the state it was given in.
 
         Args:
@@ -101,13 +101,13 @@ class Environment:
           Stopped: `stop` was set.
         """
         with self._metered():
-            self.waiting += len(said)
-            asked = [*map(Submitted, tickets, said, prompts or repeat(""))]
+            self.waiting += len(given)
+            asked = [*map(Submitted, tickets, given, prompts or repeat(""))]
             if self._blocks:
                 for one in asked:
                     self._threads.submit(self._step_elsewhere, one)
                 return
-            answers = self._make(self._step, said, asked)
+            answers = self._make(self._step, given, asked)
             if plain(answers):
                 self._ended(tickets, answers)
             else:
@@ -190,7 +190,7 @@ class Environment:
         if self._over.is_set():
             return
         try:
-            (answer,), spent = self._steps.make(self._step, [one.said], [about(one)], self._over)
+            (answer,), spent = self._steps.make(self._step, [one.given], [about(one)], self._over)
         except BaseException as error:  # the caller's to raise
             answer, spent = error, 0.0
         self._arrived.put(Judged(one, None, answer, spent))
@@ -253,7 +253,7 @@ class Environment:
         """Enters the ends of completions' judgement, steps or faults."""
         steps_of(self.task, [end for _, end in ends if not isinstance(end, Fault)])
         steps = [
-            broken(end, one.said[0]) if isinstance(end, Fault) else payable(self.task, one.said[1], end)
+            broken(end, one.given[0]) if isinstance(end, Fault) else payable(self.task, one.given[1], end)
             for one, end in ends
         ]
         self._ended([one.ticket for one, _ in ends], steps)
@@ -306,7 +306,7 @@ class Environment:
 
 def about(one: Submitted) -> About:
     """The subject of its step, for messages."""
-    return one.said[1][:SHOWN], one.prompt[-SHOWN:]
+    return one.given[1][:SHOWN], one.prompt[-SHOWN:]
 
 
 def repeated(verdict: Verdict) -> Verdict:

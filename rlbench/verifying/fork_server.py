@@ -114,9 +114,9 @@ def prepare(limits: dict, requests: int, ends: Sequence[int], restrictions: Any,
         measures = restrictions.put_on if limits["confined"] else restrictions.limit
         measures(limits["cpu_seconds"], limits["memory_bytes"], 3 + len(ends))
     except BaseException as error:
-        say(broken=f"{type(error).__name__}: {error}")
+        send(broken=f"{type(error).__name__}: {error}")
         raise
-    say(ready=True)  # before the program can say anything
+    send(ready=True)  # before the program can say anything
     return request
 
 
@@ -127,13 +127,13 @@ def perform(request: dict) -> None:
         function = load(request["source"], request["entry_point"])
         answered = 0
         for arguments, named in inputs:
-            say(test=answered, value=codec.encode(function(*arguments, **named)))
+            send(test=answered, value=codec.encode(function(*arguments, **named)))
             answered += 1
-        say(end=answered)
+        send(end=answered)
     except MemoryError:
-        say(memory=True)
+        send(memory=True)
     except BaseException as error:
-        say(error=f"{type(error).__name__}: {error}"[:500])
+        send(error=f"{type(error).__name__}: {error}"[:500])
 
 
 def load(source: str, name: str) -> Any:
@@ -168,26 +168,26 @@ def examine(request: dict, limits: dict) -> None:
     most = max(limits["output_bytes"], 4 * len(request["check"]))  # a right answer may be spelt out in it
 
     def conclude(status: str, detail: str = "", **more: Any) -> NoReturn:
-        say(status=status, detail=detail[:500], **more)
+        send(status=status, detail=detail[:500], **more)
         os._exit(0)  # whatever the check does about exceptions
 
-    def tell(frame: bytes) -> None:
+    def ask(frame: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # the program is gone; its last line tells why
             write_frames(4, frame)
 
-    def heard() -> dict:
+    def receive() -> dict:
         """The program's next line."""
         line = answers.readline(most + 1)
         if len(line) > most:
             conclude("error", f"more than {most:,} bytes in an answer")
         if not line.endswith(b"\n"):
             conclude("error", "it ended before the check did", ended=True)
-        said = codec.parse_line(line)
-        if "memory" in said:
+        message = codec.parse_line(line)
+        if "memory" in message:
             conclude("out_of_memory", f"more than {limits['memory_bytes']:,} bytes")
-        if "error" in said:
-            conclude("error", str(said["error"]))
-        return said
+        if "error" in message:
+            conclude("error", str(message["error"]))
+        return message
 
     def candidate(*arguments: Any, **named: Any) -> Any:
         nonlocal asked
@@ -197,36 +197,36 @@ def examine(request: dict, limits: dict) -> None:
         except codec.Unencodable as error:
             # After its first answer a program may have had a part in what it is asked.
             conclude("wrong" if asked else "infrastructure", f"after {asked} calls: {error}")
-        tell(call.encode())
-        said = heard()
-        if said.get("test") != asked:
+        ask(call.encode())
+        message = receive()
+        if message.get("test") != asked:
             conclude("error", "not every call was answered once")
         asked += 1
         try:
-            return codec.decode(said.get("value"))
+            return codec.decode(message.get("value"))
         except codec.Unencodable as error:
             conclude("error", str(error))
 
     if (first := codec.parse_line(answers.readline(1000))) != {"ready": True}:
-        say(broken=first.get("broken", "the program's process ended"))
+        send(broken=first.get("broken", "the program's process ended"))
         os._exit(0)
     try:
         check = load(request["check"], "check")
     except BaseException as error:
         conclude("infrastructure", f"{type(error).__name__}: {error}")
-    say(begun=True)
-    tell(b"")
+    send(begun=True)
+    ask(b"")
     try:
         check(candidate)
     except BaseException as error:
         conclude("wrong", f"after {asked} calls: {type(error).__name__}: {error}")
     os.close(4)
-    if heard() != {"end": asked} or answers.read(1):
+    if receive() != {"end": asked} or answers.read(1):
         conclude("error", "not every call was answered once")
     conclude("passed")
 
 
-def say(**line) -> None:
+def send(**line) -> None:
     write_all(3, json.dumps(line).encode() + b"\n")
 
 

@@ -31,7 +31,7 @@ specification = importlib.util.spec_from_file_location("fork_server", Path(__fil
 assert specification and specification.loader
 fork_server = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(fork_server)
-codec, say = fork_server.codec, fork_server.say
+codec, send = fork_server.codec, fork_server.send
 
 UNSUPPORTED, KILLED = "unsupported", "killed"
 STOPS = {3: "cpu", 4: "wall", 5: "starved", 6: UNSUPPORTED, 7: KILLED}  # what a child's exit says
@@ -104,11 +104,11 @@ def child(limits: dict, request: bytes, result: int, pool: pydantic_monty.Monty,
         with pool, session:
             assert session.worker_pid
             feed(session, PRELUDE, inputs={"__arguments__": inputs})
-            say(ready=True)
+            send(ready=True)
             threading.Thread(target=watch, args=(session.worker_pid, limits, waiting), daemon=True).start()
             stop = perform(session, task, len(inputs))
     except BaseException as error:
-        say(broken=f"{type(error).__name__}: {error}")
+        send(broken=f"{type(error).__name__}: {error}")
     finally:
         ENDING.acquire()  # unless the time is over
         os._exit(EXITS.get(stop, 0))
@@ -156,28 +156,28 @@ def perform(session: pydantic_monty.MontySession, task: dict, count: int) -> str
         if not entry.isidentifier() or keyword.iskeyword(entry):
             raise KeyError(entry)
         if SURROGATE.search(source):
-            say(error="no text of Monty's holds a surrogate")
+            send(error="no text of Monty's holds a surrogate")
             return UNSUPPORTED
         feed(session, f"{entry} = None")  # or a built-in function of that name would do
         feed(session, source)
         for number in range(count):
             foreign, value = feed(session, f"__answer__({entry}(*__arguments__[{number}]))")
-            say(test=number, value=[codec.OTHER, str(foreign)[:80]] if foreign else codec.encode(value))
-        say(end=count)
+            send(test=number, value=[codec.OTHER, str(foreign)[:80]] if foreign else codec.encode(value))
+        send(end=count)
     except pydantic_monty.MontyCrashedError as error:
-        say(error=f"the interpreter died: {error}")
+        send(error=f"the interpreter died: {error}")
         return KILLED if "SIGKILL" in str(error) and not error.timed_out else None  # a program can't send it
     except pydantic_monty.MontyError as error:
         raised = error.exception()
         if isinstance(raised, MemoryError):
-            say(memory=True)
+            send(memory=True)
         else:
-            say(error=f"{type(raised).__name__}: {raised}"[:500])
+            send(error=f"{type(raised).__name__}: {raised}"[:500])
             return UNSUPPORTED if unsupported(raised) else None
     except MemoryError:
-        say(memory=True)
+        send(memory=True)
     except Exception as error:  # an answer that is none
-        say(error=f"{type(error).__name__}: {error}"[:500])
+        send(error=f"{type(error).__name__}: {error}"[:500])
     return None
 
 

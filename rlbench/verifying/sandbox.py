@@ -115,11 +115,11 @@ class Worker:
         # or its programs would know how long the answer is. A check sees to that itself.
         most = None if checked else max(self.limits.output_bytes, 4 * sum(map(len, expected)))
         try:
-            outcome, said = self._ask([limits, *requests], most)
+            outcome, output = self._ask([limits, *requests], most)
             if checked:
-                status, detail = judge_check(outcome, said, self.limits)
+                status, detail = judge_check(outcome, output, self.limits)
             else:
-                status, detail = judge(outcome, said, expected, self.limits)
+                status, detail = judge(outcome, output, expected, self.limits)
         except InfrastructureError as error:
             self.close()
             if self._ended:
@@ -154,7 +154,7 @@ class Worker:
         """
         frames = [framed(json.dumps(part).encode()) for part in request]
         patience = Patience(self.limits.patience * self.limits.wall_seconds + GRACE)
-        said, size = [], 0
+        output, size = [], 0
         try:
             if not self._process:
                 self._start()
@@ -162,7 +162,7 @@ class Worker:
             while part := self._frame(patience):
                 size += len(part)
                 if most is None or size <= most:
-                    said.append(part)
+                    output.append(part)
                 elif size - len(part) <= most:
                     self._write(framed(b""), patience)  # enough
             outcome = json.loads(self._frame(patience))
@@ -170,7 +170,7 @@ class Worker:
             raise InfrastructureError(str(error)) from error
         if most is not None and size > most:
             outcome["stopped"] = "output"  # also if it was through before the word came
-        return outcome, b"".join(said)
+        return outcome, b"".join(output)
 
     def _start(self) -> None:
         # Not a copy of this process, which has threads: a fresh interpreter that knows only its own folder.
@@ -266,7 +266,7 @@ def undisturbed(outcome: dict[str, Any], limits: Limits) -> None:
             raise InfrastructureError(f"the {name}'s process was killed from outside {held}", again)
 
 
-def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits: Limits) -> tuple[Status, str]:
+def judge(outcome: dict[str, Any], output: bytes, expected: Sequence[str], limits: Limits) -> tuple[Status, str]:
     """A status and its reason, from what became of a child and what it wrote. Nothing that it wrote is believed.
 
     Its first line comes from before the program ran: `ready`, or what failed.
@@ -279,7 +279,7 @@ def judge(outcome: dict[str, Any], said: bytes, expected: Sequence[str], limits:
     """
     if outcome["stopped"] == "output":
         return Status.ERROR, "far more bytes of answers than a right one has"
-    first, _, rest = said.partition(b"\n")
+    first, _, rest = output.partition(b"\n")
     set_up(first, outcome, limits)
     if outcome["stopped"] in ("cpu", "wall"):
         return Status.TIMEOUT, f"{outcome['stopped']} time"
@@ -314,7 +314,7 @@ def set_up(first: bytes, outcome: dict[str, Any], limits: Limits) -> None:
         raise InfrastructureError(f"the sandbox could not be set up: {readable(reason)}")
 
 
-def judge_check(outcome: dict[str, Any], said: bytes, limits: Limits) -> tuple[Status, str]:
+def judge_check(outcome: dict[str, Any], output: bytes, limits: Limits) -> tuple[Status, str]:
     """A status and its reason, from what became of a program's process and what the one that checks it wrote.
 
     That one is believed as long as it speaks. It says that it has begun before the program runs. From then on its
@@ -323,7 +323,7 @@ def judge_check(outcome: dict[str, Any], said: bytes, limits: Limits) -> tuple[S
     Raises:
       InfrastructureError: the sandbox broke, or was disturbed.
     """
-    first, *lines = said.splitlines() or [b""]
+    first, *lines = output.splitlines() or [b""]
     set_up(first, outcome, limits)
     if lines and "broken" in (line := parse_line(lines[0])):
         raise InfrastructureError(f"the sandbox could not be set up: {readable(line['broken'])}")

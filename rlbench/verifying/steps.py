@@ -50,7 +50,7 @@ class Calls:
             try:
                 result = function(*arguments)
             except BaseException as error:  # whatever a stranger's code raises, SystemExit too
-                result = Fault(told(error), self.about[number - 1])
+                result = Fault(described(error), self.about[number - 1])
             with self.lock:
                 if self.left:
                     break
@@ -66,7 +66,7 @@ class Calls:
             return self.left
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """The type of an error and the first line of its message."""
     try:
         (why, *_) = str(error).strip().splitlines() or [""]
@@ -84,7 +84,7 @@ class StepThread:
         self.number = next(self.numbers)
         self.inbox: SimpleQueue[Calls | None] = SimpleQueue()
         self._clock: int | None = None  # of the thread's processor time
-        self._used = self._told = 0.0  # seconds
+        self._used = self._reported = 0.0  # seconds
         self.thread = threading.Thread(target=self._work, name="steps", daemon=True)
         self.thread.start()
 
@@ -102,8 +102,8 @@ class StepThread:
         if self._clock is not None:
             with suppress(OSError):  # the thread has ended
                 used = time.clock_gettime(self._clock)
-        self._told, told = max(used, self._told), self._told
-        return self._told - told
+        self._reported, described = max(used, self._reported), self._reported
+        return self._reported - described
 
 
 class Steps:

@@ -88,7 +88,7 @@ class Verifier(Stateful):
         return Environment(task, self._steps, self._threads, self._run, delay, stop)
 
     def judge(
-        self, task: Task, said: Sequence[tuple[Any, str]], prompts: Sequence[str] = ()
+        self, task: Task, given: Sequence[tuple[Any, str]], prompts: Sequence[str] = ()
     ) -> tuple[list[Step], Verification]:
         """The task's answers to completions, each with the state it was given in, and what they took.
 
@@ -100,21 +100,21 @@ class Verifier(Stateful):
         """
         steps: dict[int, Step] = {}
         with self.environment(task) as environment:
-            environment.submit(range(len(said)), said, prompts)
+            environment.submit(range(len(given)), given, prompts)
             while environment.waiting:
                 steps.update(environment.take(wait=True))
-        return [steps[number] for number in range(len(said))], environment.spent()
+        return [steps[number] for number in range(len(given))], environment.spent()
 
     def play(self, task: Task, states: Sequence[Any], completion: str | None = None) -> list[Step]:
         """Plays episodes with one completion a turn, or the solutions: last steps, with all of the reward."""
         played = [Step(state, "", 0.0, Status.OPEN) for state in states]
         for _ in range(task.bounds.turns):
             going = [i for i, step in enumerate(played) if step.next_observation is not None]
-            said = [
+            given = [
                 (s, solution_of(task, own(s)) if completion is None else completion)
                 for s in (played[i].state for i in going)
             ]
-            for i, step in zip(going, self.judge(task, said)[0], strict=True):
+            for i, step in zip(going, self.judge(task, given)[0], strict=True):
                 played[i] = step._replace(reward=played[i].reward + step.reward)
         return played
 

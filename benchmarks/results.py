@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from benchmarks.demo import processor
+from benchmarks.learned import processor
 from rlbench.comparing.curves import AXES
 from rlbench.comparing.figures import HEIGHT, SHADES, Figure, Spec, accuracy_figure, colour, svg
 from rlbench.comparing.groups import Comparison, Group, comparisons

@@ -23,21 +23,23 @@ class Page(NamedTuple):
 
     title: str
     about: str
-    seeds: dict[str, range]  # by what is special about runs, which is their folder's name
+    seeds: dict[str, range]  # by the folder of runs, which says what is special about them
 
 
 PAGES = {
     "demo": Page(
         "The demo, from sixteen starts",
-        f"Two-digit addition, as `make demo` trains it: {', '.join(ALGORITHMS)}, seeds 0 to 7 with all of the machine's "
-        "instructions, seeds 0 to 3 with AVX's and with SSE4.2's alone, which round differently, as another machine would.",
+        f"Two-digit addition, as `make demo` trains it: {', '.join(ALGORITHMS)}, seeds 0 to 7 with all of the "
+        "machine's instructions, seeds 0 to 3 with AVX's and with SSE4.2's alone, which round differently, as "
+        "another machine would.",
         {NATIVE: range(8), "AVX": range(4), "SSE4_2": range(4)},
     ),
     "booking": Page(
         "Booking, from several starts",
-        f"Tickets on a web site ([booking.md](../booking.md)), as `experiment=booking` trains it: {', '.join(ALGORITHMS)}, "
-        "seeds 0 to 2 without faults, seed 0 with SSE4.2's instructions alone, which round differently, as another machine "
-        "would, and seeds 0 to 2 with up to two faults an episode, at their default rates.",
+        "Tickets on a web site ([booking.md](../booking.md)), as `experiment=booking` trains it: "
+        f"{', '.join(ALGORITHMS)}, seeds 0 to 2 without faults, seed 0 with SSE4.2's instructions alone, which round "
+        "differently, as another machine would, and seeds 0 to 2 with up to two faults an episode, at their default "
+        "rates.",
         {NATIVE: range(3), "SSE4_2": range(1), "faults": range(3)},
     ),
 }
@@ -48,8 +50,8 @@ TEXT = """# {title}
 
 {table}
 
-"To {target:.2f}" are the learner steps until held-out accuracy was first seen at {target:.2f}; it is measured every {every}.
-The three algorithms of a seed share a warm start. Made on {machine}.
+"To {target:.2f}" are the learner steps until held-out accuracy was first seen at {target:.2f}; it is measured every
+{every}. The three algorithms of a seed share a warm start. Made on {machine}.
 
     make results-{name}    # makes what is missing of the runs, in multirun/results-{name}, and writes this page
 

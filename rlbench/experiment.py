@@ -69,6 +69,7 @@ class Experiment:
 
     def __init__(self, plan: Plan, folder: Path, shared: Shared | None = None):
         self.plan, self.folder, self.shared, self.parts = plan, folder, shared, Parts(plan, shared)
+        self.room = contextlib.ExitStack()  # in memory
         asked = plan.evaluation.problems
         self.problems = distinct_problems(plan.task, "heldout", asked)
         if (have := len(self.problems)) < asked:
@@ -116,6 +117,7 @@ class Experiment:
     def _begun(self) -> Ledger:
         """Begins the run."""
         start = common_start(self.plan, self.recorder.note, self.shared)
+        self._take_room()
         self.recorder.started(start)
         self.state = self.parts.begin(start.params)
         self.parts.prepare_learner(self.state)
@@ -123,6 +125,7 @@ class Experiment:
 
     def _resumed(self, saved: RunState) -> Ledger:
         """Goes on with the run."""
+        self._take_room()
         if saved.step < self.plan.steps:
             self.parts.prepare_learner(self.state)
         ledger = self.parts.ledger(self.state)
@@ -130,6 +133,11 @@ class Experiment:
         self.saver.restore(saved.accounts)
         self.recorder.resumed(saved.recorder)
         return ledger
+
+    def _take_room(self) -> None:
+        """Waits until memory has room for the run beside the others of its process."""
+        if self.shared:
+            self.room.enter_context(self.shared.room())
 
     def finish(self) -> None:
         """Writes the summary and the ledger, whatever became of the run.
@@ -151,6 +159,7 @@ class Experiment:
             if self.ledger and report:
                 self._doubt(self.ledger, report)
         finally:
+            self.room.close()
             self.saver.close()
             self.recorder.finish(summary, report)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from .accounting.account import Account
-from .accounting.memory import MemoryMeter
+from .accounting.memory import MemoryMeter, free_bytes
 from .accounting.shared import Shared
 from .accounting.timeline import Activity
 from .acting.player import Player
@@ -63,6 +63,8 @@ def common_start(plan: Plan, note: Callable[[str], None], shared: Shared | None 
         made = warm_start(settings, plan.model, learner, player, progress)
         compiling = account.timeline.seconds()["learner"][Activity.COMPILING]
         seconds = time.perf_counter() - began - compiling
+        if shared:
+            shared.made_start(memory.peak(), free_bytes(plan.devices[0]))
         return made
 
     like = jax.eval_shape(plan.model.init, key)

@@ -176,8 +176,8 @@ class Seeds:
                 LEFT.append(thread)
 
     def _room(self) -> int:
-        """Jobs that may run now. The first goes alone until it is known what it takes."""
-        fits = self.shared.fits or 1
+        """Jobs that may run now. The first goes alone until it is known what its start takes, and what it does."""
+        fits = self.shared.fits or self.shared.starts or 1
         return min(fits, self.most or fits)
 
     def _start(self, number: int, config: DictConfig) -> None:

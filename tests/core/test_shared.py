@@ -193,6 +193,42 @@ def test_there_are_as_many_as_memory_has_room_for(free, fits):
     assert shared.fits == fits, "the first run says it"
 
 
+def test_one_run_goes_on_alone_until_it_is_known_how_many_fit():
+    shared, inside, most, leave = Shared(), [], [], threading.Event()
+    shared.made_start(peak=100, free=1000)
+    assert shared.starts == 10 and shared.fits is None
+
+    def go(number):
+        with shared.room():
+            inside.append(number)
+            most.append(len(inside))
+            assert leave.wait(10)
+            inside.remove(number)
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    assert most == [1]
+    shared.ready(own=100, temporaries=0, free=112)
+    while len(most) < 2:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert most == [1, 2]
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert max(most) == 2 and len(most) == 4
+
+
+def test_a_first_run_that_fails_lets_the_next_one_in():
+    shared = Shared()
+    with pytest.raises(ZeroDivisionError), shared.room():
+        raise ZeroDivisionError
+    with shared.room():
+        assert shared.fits is None
+
+
 def test_temporaries_are_those_of_each_turn():
     shared = Shared(at_once=3)
     shared.ready(own=740, temporaries=500, free=10_400)

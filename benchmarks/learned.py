@@ -1,4 +1,4 @@
-"""What three algorithms learn from several starts, as a page: of the demo, and of booking.
+"""Pages of what three algorithms learn from several starts: of the demo, and of booking.
 
 `make results-demo` and `make results-booking` make the runs that it reads.
 """

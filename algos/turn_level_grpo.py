@@ -13,10 +13,11 @@ def turn_level_grpo(
     """Turn-level credit for GRPO, as in Multi-Turn GRPO (MT-GRPO, arXiv:2505.11821).
 
     Departures: the paper has two turns. The second one's advantage is the outcome's z-score in the group; the first
-    one's is that and, weighed by a coefficient, the z-score of the turn's own reward. With more turns, what is taken off a
-    rollout would depend on how many it took, which is biased where the policy chooses when to stop. Here the mean of
-    the others' returns is taken off a turn's return, and nothing is divided by a deviation; with loss_aggregation
-    "sums" the gradient on fresh data is that of the expected reward (docs/conventions.md, "Credit by turns").
+    one's is that and, weighed by a coefficient, the z-score of the turn's own reward. With more turns, what is
+    taken off a rollout would depend on how many it took, which is biased where the policy chooses when to stop.
+    Here the mean of the others' returns is taken off a turn's return, and nothing is divided by a deviation; with
+    loss_aggregation "sums" the gradient on fresh data is that of the expected reward (docs/conventions.md, "Credit
+    by turns").
 
     Args:
       loss_aggregation: as of GRPO; "tokens" and "sequences" divide by lengths that the policy chose.

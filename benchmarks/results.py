@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.learned import processor
 from rlbench.comparing.curves import AXES
 from rlbench.comparing.figures import HEIGHT, SHADES, Figure, Spec, accuracy_figure, colour, svg
-from rlbench.comparing.groups import Comparison, Group, comparisons
+from rlbench.comparing.groups import Comparison, Group, beside_others, comparisons
 from rlbench.comparing.markdown import escaped, tabular
 from rlbench.comparing.pairwise import judge
 from rlbench.comparing.report import Part, average, group_ledger, standings_table, tests_table, verdicts
@@ -259,6 +259,8 @@ def main() -> None:
         if figure := page.figure(comparison):
             (options.out / name).write_text(svg(figure))
         blocks += section(page, comparison, name)
+    if beside_others(runs):
+        blocks.append("Runs shared a process: wall seconds hold those of others, and are no costs.")
     versions = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
     made = f"Made on {processor()} with {versions}, Python {platform.python_version()}."
     blocks += ["Warm start and evaluation are not in the costs. " + made, f"    make results-{stem}"]

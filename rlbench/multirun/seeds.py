@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-import jax
 import yaml
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
@@ -136,6 +135,8 @@ def at_once() -> int:
     A program of a small model leaves cores idle, so on a CPU there is one more than cores. Several devices
     have to see programs with collectives in one order, and an accelerator runs them in a row.
     """
+    import jax  # what the launcher itself does without
+
     return 1 + cores() if jax.default_backend() == "cpu" and jax.local_device_count() == 1 else 1
 
 

@@ -35,4 +35,6 @@ def demonstrations(
             break
         steps, _ = verifier.judge(task, given)
         going = [row for row, _ in episodes.observe(np.array(going), steps, tokenizer)]
+        if not going:
+            break
     return batch_of(episodes, rows)

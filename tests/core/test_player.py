@@ -290,6 +290,14 @@ def test_demonstrations_are_solutions_and_end():
     assert LETTERS.decode(chosen) == "aaaa" and (chosen == END).sum() == 4
 
 
+def test_demonstrations_may_all_be_over_before_the_last_turn():
+    class Longer(TwoTurns):
+        bounds = TwoTurns.bounds._replace(turns=5)
+
+    batch = demonstrations(Longer(), LETTERS, limits_of(Longer()), VERIFIER, problems_of(Longer(), 2))
+    assert all(t.completions == ("a", "a") and t.status == Status.PASSED for t in batch.trajectories)
+
+
 # What it is held to: lock-step sampling, and itself under other circumstances.
 
 

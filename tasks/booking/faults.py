@@ -115,7 +115,7 @@ def send(visit: Visit, command: Command | None, rates: Rates, most: int, wish: W
 
 
 def allows(wish: Wish, site: Site) -> bool:
-    """True if nothing that was chosen is against the wish."""
+    """True if the day, the price and the seat that were chosen are not against the wish; it knows of no name."""
     return site.search == wish.search and site.price <= wish.limit and (not site.seat or site.seat.kind == wish.kind)
 
 

@@ -149,7 +149,10 @@ PAGES = {
 
 
 def costs_table(groups: Sequence[Group]) -> Table:
-    """One line a group: what it cost, as means over its seeds, without warm start and evaluation."""
+    """One line a group: what it cost, as means over its seeds, without warm start and evaluation.
+
+    Seconds are there where no run waited for others of its process.
+    """
     ledgers = {group.label: group_ledger(group) for group in groups}
 
     def own(group: Group, *names: str) -> Any:
@@ -173,6 +176,8 @@ def costs_table(groups: Sequence[Group]) -> Table:
         "rollouts": lambda group: f"{average(group, 'rollouts'):,.0f}",
         "verifier (CPU s)": lambda group: f"{own(group, 'verification', 'cpu_seconds'):.1f}",
     }
+    if not beside_others(run for group in groups for run in group.runs):
+        columns["wall (s)"] = lambda group: f"{own(group, 'time', 'wall') - own(group, 'time', 'evaluation'):.1f}"
     return table_of("", columns, groups)
 
 
@@ -229,7 +234,7 @@ def section(page: Page, comparison: Comparison, name: str) -> list[str]:
     blocks = [f"## {escaped(comparison.title)}"]
     for budget in page.budgets if page.pairs else ():
         part = Part(comparison, judge(comparison, AXES[budget], level=LEVEL))
-        blocks.append(tabular(standings_table(part)))
+        blocks.append(tabular(standings_table(part, costs=False)))
         if part.judgement.tests:
             blocks.append(tabular(tests_table(part)))
             blocks.append("\n".join(f"- {escaped(words)}" for words, _ in verdicts(part.judgement)))
@@ -260,7 +265,7 @@ def main() -> None:
             (options.out / name).write_text(svg(figure))
         blocks += section(page, comparison, name)
     if beside_others(runs):
-        blocks.append("Runs shared a process: wall seconds hold those of others, and are no costs.")
+        blocks.append("The seeds of a setting shared a process, so that their seconds are no costs.")
     versions = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
     made = f"Made on {processor()} with {versions}, Python {platform.python_version()}."
     blocks += ["Warm start and evaluation are not in the costs. " + made, f"    make results-{stem}"]

@@ -32,8 +32,8 @@ class Report(NamedTuple):
     notes: list[str]  # of what is not compared with what, though it might seem so
 
 
-def standings_table(part: Part) -> Table:
-    """One line a group: where it stood at the budget, and what its settings were chosen from."""
+def standings_table(part: Part, costs: bool = True) -> Table:
+    """One line a group: where it stood at the budget, what its settings were chosen from, and what its runs cost."""
     found = part.judgement
     columns = {
         "algorithm": lambda one: one.group.label,
@@ -41,10 +41,13 @@ def standings_table(part: Part) -> Table:
         "seeds": lambda one: seeds(one),
         "IQM\n%": lambda one: number(one.iqm),
         f"{1 - found.level:.0%}\ninterval": lambda one: interval(one.low, one.high),
-        "wall\nseconds": lambda one: f"{average(one.group, 'wall_seconds'):,.1f}",
-        "\nTFLOPs": lambda one: f"{average(one.group, 'flops') / 1e12:,.3g}",
-        "peak\nMB": lambda one: f"{average(one.group, 'peak_memory_bytes') / 1e6:,.1f}",
     }
+    if costs:
+        columns |= {
+            "wall\nseconds": lambda one: f"{average(one.group, 'wall_seconds'):,.1f}",
+            "\nTFLOPs": lambda one: f"{average(one.group, 'flops') / 1e12:,.3g}",
+            "peak\nMB": lambda one: f"{average(one.group, 'peak_memory_bytes') / 1e6:,.1f}",
+        }
     title = f"{part.comparison.title}: held-out accuracy at {found.axis.amount(found.budget)}"
     return table_of(title, columns, found.standings)
 

@@ -48,7 +48,12 @@ def ledger() -> dict[str, Any]:
         "rollouts": {"problems": 10, "generated": 100, "by_fate": dict.fromkeys(Fate, 0) | {Fate.TRAINED: 100}},
         "tokens": {"by_fate": dict.fromkeys(Fate, 0), "prefill_saved": 0},
         "verification": {"calls": 100, "cpu_seconds": 0.5, "wall_seconds": 0.6},
-        "time": {"wall": 10.0, "idle_fraction": 0.25, "devices": {"actor_only": 7.5, "waiting_for_host": 2.5}}
+        "time": {
+            "wall": 10.0,
+            "evaluation": 1.0,
+            "idle_fraction": 0.25,
+            "devices": {"actor_only": 7.5, "waiting_for_host": 2.5},
+        }
         | {"actor": {"computing": 10.0}, "learner": {"waiting": 10.0}},
         "lost_to_crash": {"crashes": 0, "learner_steps": 0, "seconds": 0.0, "flops": 0.0, "rollouts": 0},
         "price": {"gain": None, "per_point": {"flops": 1e9}, "per_solved": {"flops": None}},

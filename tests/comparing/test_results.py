@@ -42,7 +42,7 @@ def test_a_page_has_the_verdict_and_the_costs_of_each(page, name):
     assert text.startswith(f"# {PAGES[name].title}\n")
     verdicts = [line for line in text.splitlines() if line.startswith("- good is better than bad")]
     assert len(verdicts) == len(PAGES[name].budgets), text
-    assert "| good | 9 | 10.0 | 90.4 | 0.00 | 4.00 | 8.0 | 1,000 | 0.5 |" in text
+    assert "| good | 9 | 10.0 | 90.4 | 0.00 | 4.00 | 8.0 | 1,000 | 0.5 | 9.0 |" in text
     assert f"make results-{name.replace('_', '-')}" in text
     assert "<svg" in figure and "good" in figure
 
@@ -90,6 +90,15 @@ def test_the_costs_leave_out_what_no_algorithm_is_charged():
         executed = one.ledger["compute"]["executed"]
         executed |= {"by_phase": {"decode": 2e12, "warm_start": 5e12, "evaluation": 1e12}, "total": 8e12}
     assert "| good | 9 | 10.0 | 90.4 | 2.00 |" in tabular(costs_table(asked.groups))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_seconds_are_costs_unless_runs_shared_a_process(page, shared):
+    runs = runs_of(("good", 0.9), ("bad", 0.3))
+    for one in runs:
+        one.ledger["time"]["devices"]["waiting_for_other_runs"] = float(shared)
+    text, _ = page("budget", runs)
+    assert shared == ("shared a process" in text) and shared != ("| wall (s) |" in text)
 
 
 def test_a_folder_without_runs_ends_with_a_line(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The booking site over HTTP: the same pages and rewards as in this process, a browser, and a server that is killed."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -11,7 +12,8 @@ import urllib.request
 import pytest
 
 from rlbench.contract.task import opened
-from rlbench.types import Status
+from rlbench.experiment import run
+from rlbench.types import Status, Tracker
 from tests.core.test_booking import EVEN, booking
 from tests.fakes import VERIFIER
 
@@ -97,6 +99,38 @@ def test_while_the_server_is_down_nothing_is_judged_and_then_it_goes_on():
         finally:
             server.kill()
             server.wait(10)
+
+
+class Outage(Tracker):
+    """A tracker that kills the site after the first step, and starts it again after the second."""
+
+    def __init__(self, port):
+        self.port, self.server = port, serve(port)
+
+    def log(self, row):
+        if row["step"] == 1:
+            self.server.kill()
+            self.server.wait(10)
+        elif row["step"] == 2:
+            self.server = serve(self.port)
+
+    def finish(self, summary, ledger):
+        self.server.kill()
+        self.server.wait(10)
+
+
+def test_a_run_outlives_its_site(plan_of, tmp_path):
+    """What was asked while it was down is masked: no step is worse for it, and none is missing."""
+    outage = Outage(free_port())
+    words = [f"task.url=http://127.0.0.1:{outage.port}", "task.max_faults=0", "verifier.max_failures=1"]
+    plan = plan_of("grpo", *words, "evaluation.every=100", task="booking")
+    summary = run(plan._replace(trackers=[outage]), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    failures = {row["step"]: row["infrastructure_failures"] for row in rows if row["step"]}
+    assert failures == {1: 0, 2: 16, 3: 0}
+    fates = json.loads((tmp_path / "ledger.json").read_text())["rollouts"]["by_fate"]
+    assert summary["status"] == "finished" and fates["infrastructure_failure"] == 16
+    assert sum(fates.values()) == 48 and summary["accuracy_after"] is not None
 
 
 def test_what_is_no_session_is_refused(url):

@@ -7,7 +7,7 @@ import pytest
 
 from rlbench.checkpoint import folders, intact, locked
 from rlbench.experiment import run
-from rlbench.types import ConfigError
+from rlbench.types import ConfigError, Tracker
 from tests.core.test_asynchrony import TIMES, TOTALS, Late, Paid
 from tests.fakes import TwoTurns, limits_of
 
@@ -18,27 +18,15 @@ class Crash(BaseException):
     """It ends a run wherever it is; nobody handles it."""
 
 
-class Crashing:
+class Crashing(Tracker):
     """A tracker that crashes at a step."""
 
     def __init__(self, step):
         self.step = step
 
-    def begin(self, folder):
-        pass
-
     def log(self, row):
         if row["step"] == self.step:
             raise Crash
-
-    def trajectories(self, step, rows):
-        pass
-
-    def note(self, text):
-        pass
-
-    def finish(self, summary, ledger):
-        pass
 
 
 def lines(folder, without=()):

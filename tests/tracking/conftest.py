@@ -17,6 +17,7 @@ import pytest
 
 from rlbench.tracking.files import Files
 from rlbench.tracking.weights_and_biases import WeightsAndBiases
+from rlbench.types import Tracker
 from tests import forked
 from tests.cli.test_cli import TINY, command, rows, settings, wait_for
 
@@ -141,14 +142,11 @@ class Timed(WeightsAndBiases):
         self._timed("finish", summary, ledger)
 
 
-class Harm:
+class Harm(Tracker):
     """A tracker that does something to a process of wandb's in the middle of the run."""
 
     def __init__(self, name, harm):
         self.name, self.harm, self.done = name, harm, False
-
-    def begin(self, folder):
-        pass
 
     def log(self, row):
         if row["step"] == 5:
@@ -156,15 +154,6 @@ class Harm:
             for process in victims(self.name):
                 self.harm(process)
                 self.done = True
-
-    def trajectories(self, step, rows):
-        pass
-
-    def note(self, text):
-        pass
-
-    def finish(self, summary, ledger):
-        pass
 
 
 def victims(word: str) -> list[psutil.Process]:

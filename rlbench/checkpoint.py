@@ -18,6 +18,7 @@ import os
 import pickle
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,7 @@ import numpy as np
 from .types import ConfigError, NotWritten
 
 FOLDER, ARRAYS, REST, ABOUT = "checkpoints", "arrays", "rest.pickle", "checkpoint.json"
+ATTEMPTS, PAUSE = 50, 0.1  # seconds between attempts at removing a draft
 SMALL = 1 << 16  # bytes of an array of the host that is pickled with the rest
 STEP = re.compile(r"step-(\d+)")
 log = logging.getLogger(__name__)
@@ -196,6 +198,7 @@ class Checkpoints:
     def close(self) -> None:
         """Ends the writing, once it is done with what was begun."""
         self._writer.shutdown()
+        self._remove_drafts()
 
     def newest(self) -> Checkpoint | None:
         """The newest that is as it was written. Those that are not are named in a warning.
@@ -203,8 +206,7 @@ class Checkpoints:
         Raises:
           ConfigError: it is of another config, or of another version of rlbench.
         """
-        for draft in self.folder.glob(".*"):
-            shutil.rmtree(draft, ignore_errors=True)
+        self._remove_drafts()
         for folder in reversed(folders(self.folder)):
             try:
                 found = intact(folder)
@@ -246,8 +248,17 @@ class Checkpoints:
             synchronised(self.folder)
             self._prune(step)
         except Exception as error:
-            shutil.rmtree(draft, ignore_errors=True)
+            self._remove_drafts()
             log.warning("there is no checkpoint of step %d: %s", step, " ".join(f"{error}".split()))
+
+    def _remove_drafts(self) -> None:
+        """Removes what became no checkpoint. Orbax ends with the first error, while its other threads write on."""
+        for _ in range(ATTEMPTS):
+            for draft in self.folder.glob(".*"):
+                shutil.rmtree(draft, ignore_errors=True)
+            if not any(self.folder.glob(".*")):
+                return
+            time.sleep(PAUSE)
 
     def _prune(self, step: int) -> None:
         """Removes all but the newest and the best, of equally good ones the last.

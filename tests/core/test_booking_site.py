@@ -120,7 +120,7 @@ class Outage(Tracker):
 
 
 def test_a_run_outlives_its_site(plan_of, tmp_path):
-    """What was asked while it was down is masked: no step is worse for it, and none is missing."""
+    """Rollouts of the time when it was down are masked; no step is missing."""
     outage = Outage(free_port())
     words = [f"task.url=http://127.0.0.1:{outage.port}", "task.max_faults=0", "verifier.max_failures=1"]
     plan = plan_of("grpo", *words, "evaluation.every=100", task="booking")

@@ -1,8 +1,11 @@
 """A checkpoint is complete or absent, known to be as it was written, and of this run."""
 
+import contextlib
 import json
 import logging
 import shutil
+import threading
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -155,6 +158,33 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_nothing_else(tmp_path, caplo
 
 
 ROW = {"step": 0, "wall_seconds": 1.0, "flops": 100.0, "flops/phase/warm_start": 60.0, "rollouts": 0}
+
+
+def test_a_draft_goes_also_while_others_of_its_threads_write_on(tmp_path, monkeypatch):
+    """Files come for half a second after the error, one a millisecond."""
+    draft, writers = tmp_path / "checkpoints/.step-000010", []
+
+    def write_on():
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            with contextlib.suppress(FileNotFoundError):
+                draft.mkdir(exist_ok=True)
+                (draft / f"{time.monotonic()}").touch()
+            time.sleep(0.001)
+
+    def full(path):
+        writers.append(threading.Thread(target=write_on))
+        writers[-1].start()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlbench.checkpoint.digest", full)
+    made = checkpoints(tmp_path)
+    made.save(10, ARRAYS, b"")
+    made.wait()
+    for writer in writers:
+        writer.join()
+    made.close()
+    assert writers and not [*(tmp_path / "checkpoints").iterdir()]
 
 
 def lines(folder, *rows, torn=""):

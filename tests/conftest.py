@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from tests.forked import FOUR_DEVICES
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances and memory are those of a CPU; processes inherit it
-FLAG = "--xla_force_host_platform_device_count=4"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FOUR_DEVICES}".strip()
 CACHE = Path(
     os.environ.setdefault("RLBENCH_TEST_CACHE", str(Path(tempfile.gettempdir()) / f"rlbench-tests-{os.getuid()}"))
 )

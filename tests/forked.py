@@ -15,6 +15,7 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
 ROOT = str(Path(__file__).parents[1])
+FOUR_DEVICES = "--xla_force_host_platform_device_count=4"  # of this process alone
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["rlbench.cli", "rlbench.experiment", "rlbench.plan", "rlbench.testing.command"])
 
@@ -34,6 +35,13 @@ def run(module: str, *words: str | Path, cwd: Path, env: Mapping[str, str]) -> C
         assert process.exitcode is not None
         out, err = (path.read_text() for path in outputs)
     return CompletedProcess([module, *given[1]], process.exitcode, out, err)
+
+
+def variables() -> dict[str, str]:
+    """Those of a user, who has one device."""
+    flags = os.environ["XLA_FLAGS"].replace(FOUR_DEVICES, "").strip()
+    own = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return own | {"XLA_FLAGS": flags}
 
 
 def become(module: str, words: list[str], cwd: str, env: dict[str, str], outputs: list[Path]) -> None:

@@ -1,6 +1,5 @@
 """`rlbench-new` and `rlbench-check`, as a person uses them: a start that passes at once, and what a fault is told."""
 
-import os
 import re
 from subprocess import CompletedProcess
 
@@ -17,8 +16,7 @@ COMMANDS = {"rlbench": "rlbench.cli", "rlbench-check": "rlbench.testing.command"
 
 
 def run(folder, command: str, *words: str) -> CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
-    return forked.run(COMMANDS.get(command, command), *words, cwd=folder, env=environment)
+    return forked.run(COMMANDS.get(command, command), *words, cwd=folder, env=forked.variables())
 
 
 @pytest.fixture(scope="module")

@@ -45,8 +45,7 @@ def command(cache: Path, *words: str) -> list[str]:
 
 
 def settings(folder: Path) -> dict:
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
-    return {"cwd": folder, "env": environment}
+    return {"cwd": folder, "env": forked.variables()}
 
 
 def folders(root: Path) -> list[Path]:
@@ -223,7 +222,7 @@ def test_a_wrong_config_is_one_line_and_exit_code_2(rlbench, tmp_path, words, li
 
 def test_rollouts_have_to_divide_over_the_devices(cache, tmp_path):
     how = settings(tmp_path)
-    how["env"]["XLA_FLAGS"] = "--xla_force_host_platform_device_count=3"
+    how["env"]["XLA_FLAGS"] += " --xla_force_host_platform_device_count=3"
     done = forked.run(*command(cache, "batch.rollouts=64")[2:], **how)
     assert done.returncode == 2
     assert "batch.rollouts=64: has to be a multiple of 24, for algo.group_size = 8 (3 devices)" in done.stderr

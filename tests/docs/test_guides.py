@@ -1,7 +1,6 @@
 """The guides do what they say: their files are written, their tests and commands run, in a folder of one's own."""
 
 import inspect
-import os
 import re
 import shlex
 from pathlib import Path
@@ -46,8 +45,7 @@ def guide(request, tmp_path_factory):
 
 
 def run(folder: Path, words: list[str]) -> CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
-    return forked.run(*words, cwd=folder, env=environment)
+    return forked.run(*words, cwd=folder, env=forked.variables())
 
 
 @pytest.mark.parametrize(

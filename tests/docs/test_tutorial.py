@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
+from tests import forked
 from tests.cli.test_cli import SMALL
 
 from .test_readme import first
@@ -49,13 +50,12 @@ def test_a_run_composes(command):
 @pytest.mark.parametrize("pages", COURSES, ids=" ".join)
 def test_the_commands_run_in_order(pages, cache, tmp_path):
     own = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "HYDRA_FULL_ERROR")}
     for kind, text in [block for page in pages for block in blocks(page)]:
         if kind == "diff":
             edit(tmp_path, text)
         for line in text.splitlines() if kind == "sh" else []:
             words = ["bash", "-c", f"set -o pipefail; {tiny(line, cache)}"]
-            done = subprocess.run(words, cwd=tmp_path, env=environment | own, capture_output=True, text=True)
+            done = subprocess.run(words, cwd=tmp_path, env=forked.variables() | own, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "failed" not in done.stdout
 

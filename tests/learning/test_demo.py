@@ -21,7 +21,7 @@ def test_the_demo_learns_arithmetic_whatever_the_processor_rounds(tmp_path, cach
     words = ["-m", "experiment=demo", f"algo={','.join(DEMO)}", "task=arithmetic", "seed=0", f"cache={cache}"]
     how = settings(tmp_path)
     if instructions != "native":
-        how["env"]["XLA_FLAGS"] = f"--xla_cpu_max_isa={instructions}"
+        how["env"]["XLA_FLAGS"] += f" --xla_cpu_max_isa={instructions}"
     subprocess.run([sys.executable, "-m", "rlbench.cli", *words], **how, check=True)
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders(tmp_path)]
     assert [summary["algo"] for summary in summaries] == list(DEMO)

@@ -36,7 +36,7 @@ def runs_of(*ends, **config):
     ]
 
 
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.pairs])
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.budgets])
 def test_a_page_has_the_verdict_and_the_costs_of_each(page, name):
     text, figure = page(name, runs_of(("good", 0.9), ("bad", 0.3)))
     assert text.startswith(f"# {PAGES[name].title}\n")
@@ -54,13 +54,14 @@ def test_accuracy_by_staleness_has_a_line_an_algorithm(page):
         for one in runs_of(("one", 0.9 - staleness / 20), ("other", 0.9), runner__max_staleness=staleness)
     ]
     text, figure = page("staleness", runs)
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| o")]
-    assert {row[1].strip(): row[4].strip() for row in rows} == {
-        "one max_staleness=0": "90.4",
-        "one max_staleness=8": "50.4",
-        "other max_staleness=0": "90.4",
-        "other max_staleness=8": "90.4",
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| o")]
+    assert {(row[0], row[1]): row[4] for row in rows} == {
+        ("one", "0"): "90.4",
+        ("one", "8"): "50.4",
+        ("other", "0"): "90.4",
+        ("other", "8"): "90.4",
     }
+    assert {row[2] for row in rows} == {"0.00"} and rows[0][5].startswith("90.")
     assert "one" in figure and "learner steps" in figure
 
 

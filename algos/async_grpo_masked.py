@@ -22,7 +22,7 @@ def async_grpo_masked(
 ) -> Algorithm:
     """Async-GRPO (AReaL, arXiv:2505.24298, section 5.2) that masks the behaviour ratio.
 
-    Where async_grpo truncates a large ratio, this takes the token out, as AReaL's code does by default.
+    Where async_grpo truncates a large ratio, this takes the token out, as AReaL's rejection sampling does.
     The mean still counts it. Its KL to a reference, if there is one, stays in the loss.
 
     Args:

@@ -17,12 +17,13 @@ def dppo(
     advantage_eps: NonNegative,
     loss_aggregation: LossAggregation,
 ) -> Algorithm:
-    """Divergence Proximal Policy Optimization (arXiv:2602.04879), by the binary total variation.
+    """Divergence Proximal Policy Optimization (arXiv:2602.04879, section 4), by the binary total variation.
 
     The ratio to the sampling policy weighs every token, without a clip. A token that moves further away, up with
     a positive advantage or down with a negative one, has no gradient once its probability differs by more than
     tv_threshold from what it was sampled with: a rare token may double, a sure one may not lose a fifth. The mean
-    still counts it. No KL to a reference.
+    still counts it. No KL to a reference. Departure: the advantage is GRPO's, divided by the group's deviation; the
+    paper takes the mean off alone, and sums over a completion's tokens (loss_aggregation "sums").
 
     Args:
       tv_threshold: the most that the probability of a token may have changed; 1 is no limit.

@@ -19,10 +19,11 @@ def icepop(
     is_low: Positive,
     is_high: Positive,
 ) -> Algorithm:
-    """IcePop (Ring-1T, arXiv:2510.18855): async_grpo_masked with a lower bound, too.
+    """IcePop (Ring-1T, arXiv:2510.18855, section 2.3.2): async_grpo_masked with a lower bound, too.
 
     Within the band, the ratio of the proximal to the sampling policy weighs a token; outside, the token weighs
-    nothing. The mean still counts such tokens, and their KL stays.
+    nothing. The mean still counts such tokens, and their KL stays. The paper's two policies are the same weights in
+    two engines; here, the ratio is of weights of different ages.
 
     Args:
       is_low: the least ratio of the proximal to the sampling policy at which a token counts.

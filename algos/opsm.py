@@ -22,8 +22,8 @@ def opsm(
     """GRPO with off-policy sequence masking (DeepSeek-V3.2, arXiv:2512.02556, section 3.1).
 
     A completion of negative advantage has no gradient once the mean over its tokens of log(sampling policy / policy)
-    is over max_drift. Good completions are kept, however old. The mean still counts what is left out. Departure:
-    no KL to a reference.
+    is over max_drift. Good completions are kept, however old. The mean still counts what is left out. Departures:
+    no KL to a reference; the advantage is divided by the group's deviation.
 
     Args:
       max_drift: nats a token.

@@ -28,6 +28,10 @@ from rlbench.comparing.table import table_of
 
 LEVEL = 0.05  # the chance of a false winner
 ASIDE = ("warm_start", "evaluation")  # phases that no algorithm is charged
+DEMO = (
+    "Otherwise the settings are those of the demo, which were tuned for none: 0.2 M parameters, 768 rollouts a batch, "
+    "and one update a batch, so that no ratio of fresh data is clipped."
+)
 LIBRARIES = ("jax", "flax", "optax", "numpy")
 
 
@@ -92,32 +96,36 @@ PAGES = {
     ),
     "critic_cost": Page(
         "What a critic costs, and what it gains",
-        "PPO with a critic as large as the policy, against GRPO, which has none, on the task of the demo and with its "
-        "settings, which were tuned for neither.",
+        "PPO with a critic as large as the policy and no KL, against GRPO, which has no critic, and a KL of 0.001 to a "
+        f"reference (`algo.kl_coef=0` leaves both out). {DEMO}",
         ("rollouts", "flops"),
         against("flops"),
     ),
     "group_size": Page(
         "Many attempts or many problems",
         "GRPO in groups of 2 to 32 attempts at a problem, at 768 rollouts a batch: the larger the group, the fewer the "
-        "problems.",
+        "problems. A prompt is read once for its group, so that small groups cost more FLOPs a rollout; at equal FLOPs "
+        f"they were not compared. {DEMO}",
         ("rollouts",),
         against("rollouts"),
     ),
     "budget": Page(
         "What equal FLOPs buy",
-        "PPO, GRPO and async-GRPO until each has executed as many FLOPs, padding included, warm start and evaluation "
-        "excluded. The learning rate is constant; other settings are those of the demo, which were tuned for none.",
+        "PPO, GRPO and async-GRPO until each has executed 1 TFLOP, padding included, warm start and evaluation "
+        "excluded. The learning rate is constant, since it would otherwise depend on how many steps the budget pays "
+        "for; with one that falls, async-GRPO does better ([staleness.md](staleness.md)). So this says what each buys "
+        f"at this rate, not which is better in general. {DEMO}",
         ("flops",),
         against("flops"),
     ),
     "staleness": Page(
         "How stale data may be, and what corrections do about it",
-        "A staleness of at most 0, 1, 2, 4 and 8 learner steps. `grpo` does not correct for it. `async_grpo` has the "
-        "decoupled objective, whose importance ratio is truncated at 2, or nowhere (`is_cap=1000000`). "
-        "`async_grpo_areal` masks tokens whose ratio is above 5, and has no KL to the start. `dppo` masks tokens by "
-        "how far their probability moved, and has none either. Settings are those of the demo, which were tuned for "
-        "none. Data get as stale as they may only where sampling is ahead of training: the average was measured.",
+        "A staleness of at most 0, 1, 2, 4 and 8 learner steps, which is reached only where sampling is so far ahead "
+        "of training: the average was measured. `grpo` clips the ratio to the policy that sampled, and corrects for "
+        "nothing else. `async_grpo` has the decoupled objective, whose importance ratio is truncated at 2, or nowhere "
+        "(`is_cap=1000000`). `async_grpo_areal` masks tokens whose ratio is above 5, and has no KL to the reference. "
+        "`dppo` masks tokens by how far their probability moved, and has none either. Runs are of 120 learner steps; "
+        f"all take the mean over sequences, and add 1e-6 to a group's deviation. {DEMO}",
         (),
         by(
             "runner.max_staleness",
@@ -290,7 +298,7 @@ def main() -> None:
             (options.out / name).write_text(svg(figure))
         blocks += section(page, comparison, name)
     if beside_others(runs):
-        blocks.append("The seeds of a setting shared a process, so that their seconds are no costs.")
+        blocks.append("The seeds of a setting shared a process, so that seconds are not reported.")
     versions = ", ".join(f"{library} {version(library)}" for library in LIBRARIES)
     made = f"Made on {processor()} with {versions}, Python {platform.python_version()}."
     blocks += ["Warm start and evaluation are not in the costs. " + made, f"    make results-{stem}"]

@@ -70,7 +70,7 @@ def tests_table(part: Part) -> Table:
     columns: dict[str, Any] = {
         "algorithm": lambda one: f"{one.ours} - {one.theirs}",
         "seeds": lambda one: f"{one.seeds[0]}, {one.seeds[1]}",
-        "differ by\npoints": lambda one: f"{one.difference:+.1f}",
+        "means differ\nby points": lambda one: f"{one.difference:+.1f}",
         "P\n(better)": lambda one: f"{one.improvement:.2f}",
         f"{1 - part.judgement.level:.0%}\ninterval": lambda one: interval(one.low, one.high, 2),
         "p\nalone": lambda one: p(one.p),

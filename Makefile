@@ -66,9 +66,8 @@ results-environment-latency: .venv
 	$(BIN)/rlbench -m experiment=environment_latency hydra.sweep.dir=multirun/$@
 	$(BIN)/python -m benchmarks.results environment_latency multirun/$@ --out docs/results
 
-# Most seconds of the tests are those of the compiler, whose programs then run a few times. The slow ones train.
 test: .venv .venv/reasoning
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 # Two at a time where nothing is asked about seconds, or little.
 PAIRED := tests/learning tests/cli/test_killed.py

@@ -28,7 +28,7 @@ class Page(NamedTuple):
 
 PAGES = {
     "demo": Page(
-        "The demo, from sixteen starts",
+        "The demo, from eight seeds and three instruction sets",
         f"Two-digit addition, as `make demo` trains it: {', '.join(ALGORITHMS)}, seeds 0 to 7 with all of the "
         "machine's instructions, seeds 0 to 3 with AVX's and with SSE4.2's alone, which round differently, as "
         "another machine would.",

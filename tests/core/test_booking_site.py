@@ -114,17 +114,17 @@ class Outage(Tracker):
         elif row["step"] == 2:
             self.server = serve(self.port)
 
-    def finish(self, summary, ledger):
-        self.server.kill()
-        self.server.wait(10)
-
 
 def test_a_run_outlives_its_site(plan_of, tmp_path):
     """Rollouts of the time when it was down are masked; no step is missing."""
     outage = Outage(free_port())
     words = [f"task.url=http://127.0.0.1:{outage.port}", "task.max_faults=0", "verifier.max_failures=1"]
     plan = plan_of("grpo", *words, "evaluation.every=100", task="booking")
-    summary = run(plan._replace(trackers=[outage]), tmp_path)
+    try:
+        summary = run(plan._replace(trackers=[outage]), tmp_path)
+    finally:
+        outage.server.kill()
+        outage.server.wait(10)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     failures = {row["step"]: row["infrastructure_failures"] for row in rows if row["step"]}
     assert failures == {1: 0, 2: 16, 3: 0}

@@ -16,7 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.learned import processor
-from rlbench.comparing.curves import AXES
+from rlbench.comparing.curves import AXES, training_flops
 from rlbench.comparing.figures import HEIGHT, SHADES, Figure, Spec, accuracy_figure, colour, svg
 from rlbench.comparing.groups import Comparison, Group, beside_others, comparisons
 from rlbench.comparing.markdown import escaped, tabular
@@ -27,7 +27,6 @@ from rlbench.comparing.statistics import bootstrap_interval
 from rlbench.comparing.table import table_of
 
 LEVEL = 0.05  # the chance of a false winner
-ASIDE = ("warm_start", "evaluation")  # phases that no algorithm is charged
 DEMO = (
     "Otherwise the settings are those of the demo, which were tuned for none: 0.2 M parameters, 768 rollouts a batch, "
     "and one update a batch, so that no ratio of fresh data is clipped."
@@ -160,10 +159,9 @@ def mean(group: Group, value: Callable[[Run], float]) -> float:
     return float(np.mean([value(run) for run in group.runs]))
 
 
-def training_flops(run: Run) -> float:
-    """FLOPs without warm start and evaluation."""
-    executed = run.ledger["compute"]["executed"]
-    return float(executed["total"] - sum(executed["by_phase"].get(name, 0.0) for name in ASIDE))
+def flops(run: Run) -> float:
+    """Operations of a whole run, without warm start and evaluation."""
+    return training_flops(run.rows[-1])
 
 
 def costs_table(groups: Sequence[Group]) -> Table:
@@ -184,7 +182,7 @@ def costs_table(groups: Sequence[Group]) -> Table:
         "seeds": lambda group: str(len(group.runs)),
         "accuracy at the start (%)": lambda group: f"{100 * average(group, 'accuracy_before'):.1f}",
         "at the end (%)": lambda group: f"{100 * average(group, 'accuracy_after'):.1f}",
-        "TFLOPs": lambda group: f"{mean(group, training_flops) / 1e12:.2f}",
+        "TFLOPs": lambda group: f"{mean(group, flops) / 1e12:.2f}",
         "networks (MB)": lambda group: f"{networks(group) / 1e6:.2f}",
         "peak (MB)": lambda group: f"{own(group, 'memory', 'device_peak') / 1e6:.1f}",
         "rollouts": lambda group: f"{average(group, 'rollouts'):,.0f}",
@@ -231,7 +229,7 @@ def staleness_table(groups: Sequence[Group]) -> Table:
         "seeds": lambda group: str(len(group.runs)),
         "accuracy at the end (%)": lambda group: f"{100 * average(group, 'accuracy_after'):.1f}",
         f"{1 - LEVEL:.0%} interval": end,
-        "TFLOPs": lambda group: f"{mean(group, training_flops) / 1e12:.2f}",
+        "TFLOPs": lambda group: f"{mean(group, flops) / 1e12:.2f}",
     }
     return table_of("", columns, groups)
 

@@ -49,6 +49,7 @@ def test_a_slow_environment_is_waited_for_and_takes_no_processor(plan_of, tmp_pa
     summary = run(plan_of("grpo", "verifier.delay_seconds=0.4"), tmp_path)
     ledger = json.loads((tmp_path / "ledger.json").read_text())
     judged = ledger["verification"]
+    assert rows(tmp_path)[-1]["wall_seconds"] >= 1.2
     assert 0.9 < judged["wall_seconds"] < 1.2 + 0.4
     assert judged["cpu_seconds"] < 0.2 and judged["of_evaluation"]["wall_seconds"] < 0.2
     assert ledger["time"]["devices"]["waiting_for_verification"] > 0.9
